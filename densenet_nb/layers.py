@@ -1,0 +1,327 @@
+"""The parts of the paper as Keras layers: composite function, dense layer, dense block, transition.
+
+Every part takes and returns raw feature maps, ``(batch, height, width, channels)``, so any layer
+may stand between them. Weights are made in the order of ``keras.applications``.
+"""
+
+from collections.abc import Callable
+from math import floor
+from typing import Any
+
+import densenet_nb._startup  # noqa: F401
+
+import keras
+from keras import ops
+
+from densenet_nb.configurations import (
+    BOTTLENECK_WIDTH,
+    require_compression,
+    require_positive_integer,
+    require_real,
+)
+from densenet_nb.normalization import BatchNormalization
+
+__all__ = ["CompositeFunction", "DenseBlock", "DenseLayer", "HeNormalFanOut", "Transition"]
+
+
+@keras.saving.register_keras_serializable("densenet_nb")
+class HeNormalFanOut(keras.initializers.VarianceScaling):
+    """He et al.'s initialization as the authors' code has it: N(0, 2 / (size² filters)).
+
+    Untruncated and by fan-out, where Keras's ``he_normal`` is truncated and by fan-in
+    (section 4.2; arXiv 1502.01852). Given as a class, so that each convolution draws its own
+    values: one unseeded Keras initializer *instance* gives equal shapes equal values.
+    """
+
+    def __init__(self, seed: int | None = None) -> None:
+        super().__init__(2.0, "fan_out", "untruncated_normal", seed)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal initializer."""
+        return {"seed": super().get_config()["seed"]}
+
+
+class _Part(keras.layers.Layer):
+    """What the parts share: how each of their composite functions is made.
+
+    Parameters
+    ----------
+    activation : str or callable
+        Between normalization and convolution; the paper's is ReLU.
+    dropout_rate : float
+        Share of values dropped after each convolution in training, in [0, 1). The paper has 0.2
+        without data augmentation and 0 otherwise (section 4.2).
+    momentum, epsilon : float
+        Of batch normalization: the share of the old moving average kept each step, in [0, 1), and
+        what is added to the variance, above 0. Defaults as in ``keras.applications``.
+    kernel_initializer : str or keras.initializers.Initializer
+        Of the convolutions.
+    **kwargs
+        ``name``, ``dtype``, ``trainable`` of a Keras layer.
+
+    Raises
+    ------
+    ValueError
+        A number out of range or an unknown keyword; nothing is built then.
+    """
+
+    def __init__(
+        self,
+        *,
+        activation: str | Callable = "relu",
+        dropout_rate: float = 0.0,
+        momentum: float = 0.99,
+        epsilon: float = 1.001e-5,
+        kernel_initializer: Any = HeNormalFanOut,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        require_composite(dropout_rate, momentum, epsilon)
+        self.composite = {
+            "activation": keras.activations.get(activation),
+            "dropout_rate": dropout_rate,
+            "momentum": momentum,
+            "epsilon": epsilon,
+            # As a configuration: an instance would give equal values to every equal shape.
+            "kernel_initializer": keras.initializers.serialize(
+                keras.initializers.get(kernel_initializer)
+            ),
+        }
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal layer."""
+        activation = keras.activations.serialize(self.composite["activation"])
+        return {**super().get_config(), **self.composite, "activation": activation}
+
+    def _part(self, part: type, *args: Any, name: str) -> keras.layers.Layer:
+        """Make a smaller part with the same options."""
+        return part(*args, **self.composite, name=name, dtype=self.dtype_policy)
+
+
+@keras.saving.register_keras_serializable("densenet_nb")
+class CompositeFunction(_Part):
+    """H: batch normalization, ReLU, convolution (section 3, "Composite function").
+
+    Parameters
+    ----------
+    filters : int
+        Channels of the output.
+    kernel_size : int
+        Side of the convolution in pixels; the map keeps its size.
+    **options
+        Those of every part: activation, dropout_rate, momentum, epsilon, kernel_initializer.
+    """
+
+    def __init__(self, filters: int, kernel_size: int, **options: Any) -> None:
+        super().__init__(**options)
+        require_positive_integer("filters", filters)
+        require_positive_integer("kernel_size", kernel_size)
+        self.filters = filters
+        self.kernel_size = kernel_size
+        self.norm = BatchNormalization(
+            momentum=self.composite["momentum"],
+            epsilon=self.composite["epsilon"],
+            name="norm",
+            dtype=self.dtype_policy,
+        )
+        self.conv = keras.layers.Conv2D(
+            filters,
+            kernel_size,
+            padding="same",
+            use_bias=False,
+            kernel_initializer=self.composite["kernel_initializer"],
+            name="conv",
+            dtype=self.dtype_policy,
+        )
+        self.dropout = keras.layers.Dropout(
+            self.composite["dropout_rate"], name="dropout", dtype=self.dtype_policy
+        )
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Make the weights: γ, β, moving mean, moving variance, kernel."""
+        self.norm.build(input_shape)
+        self.conv.build(input_shape)
+
+    def call(self, x: Any, training: bool | None = None) -> Any:
+        """Map (batch, height, width, m) to (batch, height, width, filters)."""
+        x = self.norm(x, training=training)
+        x = self.composite["activation"](x)
+        return self.dropout(self.conv(x), training=training)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Return the shape of the maps it makes."""
+        return (*input_shape[:-1], self.filters)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal layer."""
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "kernel_size": self.kernel_size,
+        }
+
+
+@keras.saving.register_keras_serializable("densenet_nb")
+class DenseLayer(_Part):
+    """H_l: the k new feature maps that one layer of a dense block makes from all before it.
+
+    Parameters
+    ----------
+    growth_rate : int
+        k, the channels of the output.
+    bottleneck : bool
+        True: BN-ReLU-Conv(1x1) to 4 k channels, then BN-ReLU-Conv(3x3) (DenseNet-B).
+        False: BN-ReLU-Conv(3x3) alone.
+    **options
+        Those of every part: activation, dropout_rate, momentum, epsilon, kernel_initializer.
+    """
+
+    def __init__(self, growth_rate: int, bottleneck: bool = True, **options: Any) -> None:
+        super().__init__(**options)
+        require_positive_integer("growth_rate", growth_rate)
+        self.growth_rate = growth_rate
+        self.bottleneck = bottleneck
+        self.functions = []
+        if bottleneck:
+            width = BOTTLENECK_WIDTH * growth_rate
+            self.functions.append(self._part(CompositeFunction, width, 1, name="bottleneck"))
+        self.functions.append(self._part(CompositeFunction, growth_rate, 3, name="composite"))
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Make the weights of each composite function in turn."""
+        for function in self.functions:
+            function.build(input_shape)
+            input_shape = function.compute_output_shape(input_shape)
+
+    def call(self, x: Any, training: bool | None = None) -> Any:
+        """Map (batch, height, width, m) to (batch, height, width, k)."""
+        for function in self.functions:
+            x = function(x, training=training)
+        return x
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Return the shape of the new maps."""
+        return (*input_shape[:-1], self.growth_rate)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal layer."""
+        return {
+            **super().get_config(),
+            "growth_rate": self.growth_rate,
+            "bottleneck": self.bottleneck,
+        }
+
+
+@keras.saving.register_keras_serializable("densenet_nb")
+class DenseBlock(_Part):
+    """Layers each of which reads all maps before it: x_l = H_l([x_0, x_1, …, x_(l-1)]) (eq. 2).
+
+    Parameters
+    ----------
+    num_layers : int
+        Dense layers in the block.
+    growth_rate : int
+        k, the channels that each layer adds.
+    bottleneck : bool
+        Whether each layer has a 1x1 convolution to 4 k channels first (DenseNet-B).
+    **options
+        Those of every part: activation, dropout_rate, momentum, epsilon, kernel_initializer.
+    """
+
+    def __init__(
+        self, num_layers: int, growth_rate: int, bottleneck: bool = True, **options: Any
+    ) -> None:
+        super().__init__(**options)
+        require_positive_integer("num_layers", num_layers)
+        require_positive_integer("growth_rate", growth_rate)
+        self.num_layers = num_layers
+        self.growth_rate = growth_rate
+        self.bottleneck = bottleneck
+        self.dense_layers = [
+            self._part(DenseLayer, growth_rate, bottleneck, name=f"layer{index}")
+            for index in range(1, num_layers + 1)
+        ]
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Make the weights of each layer for the channels it reads: k0 + (l - 1) k."""
+        for index, layer in enumerate(self.dense_layers):
+            layer.build((*input_shape[:-1], input_shape[-1] + index * self.growth_rate))
+
+    def call(self, x: Any, training: bool | None = None) -> Any:
+        """Map (batch, height, width, k0) to (batch, height, width, k0 + num_layers k)."""
+        for layer in self.dense_layers:
+            new = layer(x, training=training)  # (batch, height, width, k)
+            x = ops.concatenate([x, new], axis=-1)  # (batch, height, width, k0 + l k)
+        return x
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Return the shape of all maps: those that came in and those that were made."""
+        return (*input_shape[:-1], input_shape[-1] + self.num_layers * self.growth_rate)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal layer."""
+        return {
+            **super().get_config(),
+            "num_layers": self.num_layers,
+            "growth_rate": self.growth_rate,
+            "bottleneck": self.bottleneck,
+        }
+
+
+@keras.saving.register_keras_serializable("densenet_nb")
+class Transition(_Part):
+    """Between two dense blocks: BN-ReLU-Conv(1x1) to floor(θ m) channels, 2x2 average pooling.
+
+    The 1x1 convolution and the pooling are linear, one over channels and one over pixels, so they
+    commute: pooling first spares the convolution three quarters of its pixels. Only with dropout
+    between them, in training, is the paper's order kept.
+
+    Parameters
+    ----------
+    compression : float
+        θ in (0, 1]: the share of the m channels kept (section 3, "Compression").
+    **options
+        Those of every part: activation, dropout_rate, momentum, epsilon, kernel_initializer.
+    """
+
+    def __init__(self, compression: float = 0.5, **options: Any) -> None:
+        super().__init__(**options)
+        require_compression(compression)
+        self.compression = compression
+        self.pool = keras.layers.AveragePooling2D(2, name="pool", dtype=self.dtype_policy)
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Make γ, β, moving mean, moving variance and the kernel for floor(θ m) channels."""
+        self.function = self._part(
+            CompositeFunction, floor(self.compression * input_shape[-1]), 1, name="composite"
+        )
+        self.function.build(input_shape)
+
+    def call(self, x: Any, training: bool | None = None) -> Any:
+        """Map (batch, height, width, m) to (batch, height // 2, width // 2, floor(θ m))."""
+        if training and self.function.dropout.rate > 0:
+            return self.pool(self.function(x, training=training))
+        x = self.function.norm(x, training=training)
+        x = self.composite["activation"](x)
+        return self.function.conv(self.pool(x))
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Return the shape after halving both sides and keeping floor(θ m) channels."""
+        *_, channels = input_shape
+        pooled = self.pool.compute_output_shape(input_shape)
+        return (*pooled[:-1], floor(self.compression * channels))
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal layer."""
+        return {**super().get_config(), "compression": self.compression}
+
+
+def require_composite(dropout_rate: float, momentum: float, epsilon: float) -> None:
+    """Raise a ValueError unless these options of a composite function are in range."""
+    for name, value in (("dropout_rate", dropout_rate), ("momentum", momentum)):
+        require_real(name, value)
+        if not 0 <= value < 1:
+            raise ValueError(f"{name}={value!r}: must lie in [0, 1).")
+    require_real("epsilon", epsilon)
+    if epsilon <= 0:
+        raise ValueError(f"epsilon={epsilon!r}: must be above 0; the paper's code has 1e-5.")

@@ -1,0 +1,395 @@
+"""DenseNets as Keras models: fast, and equal to the textbook's and to ``keras.applications``'.
+
+``DenseNet121`` and its kin take the keywords of ``keras.applications.DenseNet121`` and, given the
+same weights, return the same outputs. Weights are never fetched: `weights` is None by default.
+"""
+
+import difflib
+import functools
+import inspect
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import densenet_nb._startup  # noqa: F401
+
+import keras
+from keras import layers as stock
+
+from densenet_nb.configurations import (
+    CONFIGURATIONS,
+    Configuration,
+    cifar,
+    imagenet,
+    require_positive_integer,
+)
+from densenet_nb.layers import DenseBlock, HeNormalFanOut, Transition, require_composite
+from densenet_nb.normalization import BatchNormalization
+
+__all__ = [
+    "DenseNet",
+    "DenseNet121",
+    "DenseNet161",
+    "DenseNet169",
+    "DenseNet201",
+    "DenseNet264",
+    "DenseNetCIFAR",
+    "from_configuration",
+    "keras_applications_names",
+]
+
+
+def from_configuration(
+    configuration: Configuration,
+    include_top: bool = True,
+    weights: str | os.PathLike | None = None,
+    input_tensor: keras.KerasTensor | None = None,
+    input_shape: tuple[int | None, int | None, int] | None = None,
+    pooling: str | None = None,
+    classes: int = 1000,
+    classifier_activation: str | Callable | None = "softmax",
+    name: str = "densenet",
+    *,
+    activation: str | Callable = "relu",
+    dropout_rate: float = 0.0,
+    momentum: float = 0.99,
+    epsilon: float = 1.001e-5,
+    kernel_initializer: Any = HeNormalFanOut,
+) -> keras.Model:
+    """Build the network of a configuration.
+
+    Layers are named ``{name}_stem_conv``, ``{name}_block1``, ``{name}_transition1``, … (the keys
+    of :func:`keras_applications_names`), so ``model.get_layer(f"{name}_block2").output`` is a
+    feature map for a decoder, and networks of different names can share an input.
+
+    Parameters
+    ----------
+    configuration : Configuration
+        Blocks, growth rate, bottleneck, compression, stem.
+    include_top : bool
+        Whether global average pooling and the classifier end the network.
+    weights : path, optional
+        A weights file that ``save_weights`` of the same network wrote. Nothing is downloaded.
+    input_tensor : KerasTensor, optional
+        Images, (batch, height, width, channels), instead of a new input.
+    input_shape : tuple of int, optional
+        (height, width, channels) of the images; height and width may be None (any size of at
+        least the network's stride). By default (224, 224, 3) with an ImageNet stem and
+        (32, 32, 3) without, and sizes of None without `include_top`.
+    pooling : {None, "avg", "max"}
+        Without `include_top`: how the last feature map, (batch, height, width, channels), becomes
+        (batch, channels), if at all.
+    classes : int
+        Width of the output, (batch, classes).
+    classifier_activation : str, callable or None
+        Of the classifier; None gives logits.
+    name : str
+        Name of the model and prefix of its layers' names.
+    activation, dropout_rate, momentum, epsilon, kernel_initializer
+        Of every composite function; see :class:`densenet_nb.layers.CompositeFunction`.
+
+    Raises
+    ------
+    ValueError
+        A value out of range; the message names the value, the rule and the fix, and nothing has
+        been built.
+    TypeError
+        An unknown keyword.
+    """
+    _require_channels_last()
+    _require_weights(weights, include_top)
+    require_positive_integer("classes", classes)
+    require_composite(dropout_rate, momentum, epsilon)
+    classifier_activation = keras.activations.get(classifier_activation)
+    if pooling not in (None, "avg", "max"):
+        raise ValueError(f'pooling={pooling!r}: must be None, "avg" or "max".')
+    images = _images(configuration, input_tensor, input_shape, include_top)
+    composite = {
+        "activation": activation,
+        "dropout_rate": dropout_rate,
+        "momentum": momentum,
+        "epsilon": epsilon,
+        "kernel_initializer": keras.initializers.serialize(
+            keras.initializers.get(kernel_initializer)
+        ),
+    }
+    x = _stem(images, configuration, composite, name)
+    for index, num_layers in enumerate(configuration.blocks, start=1):
+        if index > 1:
+            transition = f"{name}_transition{index - 1}"
+            x = Transition(configuration.compression, **composite, name=transition)(x)
+        x = DenseBlock(
+            num_layers,
+            configuration.growth_rate,
+            configuration.bottleneck,
+            **composite,
+            name=f"{name}_block{index}",
+        )(x)
+    x = _normalize_activate(x, composite, f"{name}_final")
+    if include_top or pooling == "avg":
+        x = stock.GlobalAveragePooling2D(name=f"{name}_pool")(x)
+    elif pooling == "max":
+        x = stock.GlobalMaxPooling2D(name=f"{name}_pool")(x)
+    if include_top:
+        x = stock.Dense(classes, classifier_activation, name=f"{name}_classifier")(x)
+
+    inputs = images if input_tensor is None else keras.utils.get_source_inputs(images)
+    model = keras.Model(inputs, x, name=name)
+    if weights is not None:
+        model.load_weights(weights)
+    return model
+
+
+def takes_options(**defaults: Any) -> Callable[[Callable], Callable[..., keras.Model]]:
+    """Give a function the options of :func:`from_configuration`, with other `defaults`.
+
+    The options stand in the function's signature, so help and completion show them, and an
+    unknown keyword's error names the one that was probably meant.
+    """
+    _, *options = inspect.signature(from_configuration).parameters.values()
+
+    def decorate(function: Callable) -> Callable[..., keras.Model]:
+        *own, _ = inspect.signature(function).parameters.values()
+        options_here = (
+            option.replace(default=defaults.get(option.name, option.default)) for option in options
+        )
+        signature = inspect.Signature(
+            sorted([*own, *options_here], key=lambda parameter: parameter.kind),
+            return_annotation=keras.Model,
+        )
+
+        @functools.wraps(function)
+        def network(*args: Any, **kwargs: Any) -> keras.Model:
+            for keyword in kwargs:
+                _require_known(keyword, signature.parameters, function.__name__)
+            arguments = signature.bind(*args, **kwargs)
+            arguments.apply_defaults()
+            return function(**arguments.arguments)
+
+        network.__signature__ = signature
+        return network
+
+    return decorate
+
+
+@takes_options()
+def DenseNet(
+    blocks: Sequence[int],
+    growth_rate: int = 32,
+    bottleneck: bool = True,
+    compression: float = 0.5,
+    stem_filters: int | None = None,
+    imagenet_stem: bool = True,
+    **options: Any,
+) -> keras.Model:
+    """Build a DenseNet of any shape.
+
+    Parameters
+    ----------
+    blocks : sequence of int
+        Dense layers in each dense block.
+    growth_rate : int
+        k, the channels that each dense layer adds.
+    bottleneck : bool
+        DenseNet-B: a 1x1 convolution to 4 k channels before each 3x3 convolution.
+    compression : float
+        θ in (0, 1]: a transition keeps floor(θ m) of m channels.
+    stem_filters : int, optional
+        k0, the channels that enter the first block; 2 k by default.
+    imagenet_stem : bool
+        True: 7x7 convolution and 3x3 max pooling, each with stride 2. False: one 3x3 convolution.
+    **options
+        Those of :func:`from_configuration`, which also says what is raised.
+    """
+    require_positive_integer("growth_rate", growth_rate)
+    stem_filters = 2 * growth_rate if stem_filters is None else stem_filters
+    configuration = Configuration(
+        blocks, growth_rate, stem_filters, bottleneck, compression, imagenet_stem
+    )
+    return from_configuration(configuration, **options)
+
+
+@takes_options(classes=10, name="densenet_cifar")
+def DenseNetCIFAR(
+    depth: int = 100,
+    growth_rate: int = 12,
+    bottleneck: bool = True,
+    compression: float | None = None,
+    **options: Any,
+) -> keras.Model:
+    """Build a network for 32x32 images: three equal dense blocks (section 3; Table 2).
+
+    Parameters
+    ----------
+    depth : int
+        L: 6 n + 4 with bottlenecks, 3 n + 4 without, for n dense layers a block.
+    growth_rate : int
+        k.
+    bottleneck : bool
+        DenseNet-B; the stem has 2 k filters with it and 16 without.
+    compression : float, optional
+        θ; by default 0.5 with bottlenecks (DenseNet-BC) and 1 without.
+    **options
+        Those of :func:`from_configuration`; `classes` is 10 by default.
+    """
+    return from_configuration(cifar(depth, growth_rate, bottleneck, compression), **options)
+
+
+def _imagenet_network(key: str) -> Callable[..., keras.Model]:
+    """Make the function that builds one of the table's networks by keras.applications' keywords."""
+    paper = CONFIGURATIONS[key]
+
+    def network(
+        *,
+        growth_rate: int = paper.growth_rate,
+        compression: float = paper.compression,
+        **options: Any,
+    ) -> keras.Model:
+        return from_configuration(imagenet(paper.blocks, growth_rate, compression), **options)
+
+    network.__name__ = network.__qualname__ = key
+    network.__doc__ = f"""Build {key}: blocks {paper.blocks}, k = {paper.growth_rate}.
+
+    A drop-in for ``keras.applications``' function of the same name where there is one: the same
+    keywords, weights and outputs, but `weights` is None by default and nothing is fetched. Beyond
+    its keywords: `growth_rate`, `compression` and those of :func:`from_configuration`, which
+    explains them all.
+    """
+    return takes_options(name=key.lower())(network)
+
+
+DenseNet121 = _imagenet_network("DenseNet121")
+DenseNet161 = _imagenet_network("DenseNet161")
+DenseNet169 = _imagenet_network("DenseNet169")
+DenseNet201 = _imagenet_network("DenseNet201")
+DenseNet264 = _imagenet_network("DenseNet264")
+
+
+def keras_applications_names(configuration: Configuration) -> dict[str, str]:
+    """Map our layers' names, without the model's prefix, to those of ``keras.applications``.
+
+    With the same weights, the two layers of a pair have equal outputs.
+    """
+    names = {
+        "stem_conv": "conv1_conv",
+        "stem_norm": "conv1_bn",
+        "stem_relu": "conv1_relu",
+        "stem_pool": "pool1",
+    }
+    for index, num_layers in enumerate(configuration.blocks, start=1):
+        if index > 1:
+            names[f"transition{index - 1}"] = f"pool{index}_pool"
+        names[f"block{index}"] = f"conv{index + 1}_block{num_layers}_concat"
+    return names | {
+        "final_norm": "bn",
+        "final_relu": "relu",
+        "pool": "avg_pool",
+        "classifier": "predictions",
+    }
+
+
+def _stem(
+    x: keras.KerasTensor, configuration: Configuration, composite: dict[str, Any], name: str
+) -> keras.KerasTensor:
+    """Make the k0 channels that enter the first dense block."""
+    convolution = {
+        "filters": configuration.stem_filters,
+        "use_bias": False,
+        "kernel_initializer": composite["kernel_initializer"],
+        "name": f"{name}_stem_conv",
+    }
+    if not configuration.imagenet_stem:
+        return stock.Conv2D(kernel_size=3, padding="same", **convolution)(x)
+    x = stock.ZeroPadding2D(3, name=f"{name}_stem_conv_pad")(x)
+    x = stock.Conv2D(kernel_size=7, strides=2, **convolution)(x)
+    x = _normalize_activate(x, composite, f"{name}_stem")
+    x = stock.ZeroPadding2D(1, name=f"{name}_stem_pool_pad")(x)
+    return stock.MaxPooling2D(3, strides=2, name=f"{name}_stem_pool")(x)
+
+
+def _normalize_activate(
+    x: keras.KerasTensor, composite: dict[str, Any], name: str
+) -> keras.KerasTensor:
+    x = BatchNormalization(
+        momentum=composite["momentum"], epsilon=composite["epsilon"], name=f"{name}_norm"
+    )(x)
+    return stock.Activation(composite["activation"], name=f"{name}_relu")(x)
+
+
+def _images(
+    configuration: Configuration,
+    input_tensor: keras.KerasTensor | None,
+    input_shape: tuple[int | None, int | None, int] | None,
+    include_top: bool,
+) -> keras.KerasTensor:
+    """Return the input, checked: rank 4, channels known, no side smaller than the stride."""
+    if input_tensor is not None:
+        if not keras.backend.is_keras_tensor(input_tensor):
+            raise ValueError(
+                f"input_tensor={input_tensor!r}: must be a symbolic Keras tensor, such as "
+                "keras.Input((224, 224, 3)) returns."
+            )
+        shape = tuple(input_tensor.shape)[1:]
+        if input_shape is not None and tuple(input_shape) != shape:
+            raise ValueError(
+                f"input_shape={tuple(input_shape)!r}: input_tensor has {shape!r}; give one of them."
+            )
+    elif input_shape is not None:
+        shape = input_shape
+    else:
+        side = None if not include_top else 224 if configuration.imagenet_stem else 32
+        shape = (side, side, 3)
+    _require_image_shape(shape, configuration.stride)
+    return stock.Input(shape) if input_tensor is None else input_tensor
+
+
+def _require_image_shape(shape: Any, stride: int) -> None:
+    rule = f"must be (height, width, channels), each side at least {stride} pixels or None"
+    if not isinstance(shape, Sequence) or len(shape) != 3:
+        raise ValueError(f"input_shape={shape!r}: {rule}; leave the batch axis out.")
+    *sides, channels = shape
+    if channels is None:
+        raise ValueError(f"input_shape={shape!r}: {rule}; the number of channels must be known.")
+    for value in (side for side in shape if side is not None):
+        require_positive_integer("input_shape", value, f" in {shape!r}")
+    for side in sides:
+        if side is not None and side < stride:
+            raise ValueError(
+                f"input_shape={tuple(shape)!r}: {rule}, the network's stride; enlarge the images "
+                "or take a network of fewer blocks or without the ImageNet stem."
+            )
+
+
+def _require_channels_last() -> None:
+    if keras.config.image_data_format() != "channels_last":
+        raise ValueError(
+            f"image_data_format={keras.config.image_data_format()!r}: this network normalizes the "
+            "last axis, so it takes (batch, height, width, channels) only; call "
+            'keras.config.set_image_data_format("channels_last").'
+        )
+
+
+def _require_weights(weights: Any, include_top: bool) -> None:
+    if weights is None:
+        return
+    if weights == "imagenet":
+        raise ValueError(
+            "weights='imagenet': nothing is fetched unasked. keras.applications fetches them for "
+            "121, 169 and 201; copy them over: model.set_weights("
+            f"keras.applications.DenseNet121(include_top={include_top}).get_weights())."
+        )
+    if not isinstance(weights, (str, os.PathLike)) or not os.path.isfile(weights):
+        raise ValueError(
+            f"weights={weights!r}: must be None (random) or the path of an existing weights file "
+            "written by save_weights."
+        )
+
+
+def _require_known(keyword: str, known: Iterable[str], function: str) -> None:
+    if keyword not in known:
+        near = difflib.get_close_matches(keyword, known, n=1)
+        raise TypeError(
+            f"{function}() has no keyword {keyword!r}; "
+            + (f"did you mean {near[0]!r}? " if near else "")
+            + f"It takes {', '.join(known)}."
+        )
