@@ -1,0 +1,485 @@
+"""What a DenseNet costs, counted from its configuration: parameters, multiply-adds, kept memory.
+
+Nothing is built and Keras is not needed. :func:`rows` walks once over the network as
+:func:`densenet_nb.textbook.DenseNet` builds it; every total is a sum over that walk.
+
+Sizes are pixels, ``(height, width)`` of one feature map; counts are of one image unless a batch is
+named.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import groupby
+from math import floor
+from typing import NamedTuple
+
+from densenet_nb.configurations import (
+    BOTTLENECK_WIDTH,
+    Configuration,
+    require_compression,
+    require_positive_integer,
+)
+
+__all__ = [
+    "Convolution",
+    "Cost",
+    "Parameters",
+    "Row",
+    "activation_bytes",
+    "break_even_width",
+    "composite_function",
+    "dense_layer",
+    "dense_layer_weights",
+    "multiply_adds",
+    "parameters",
+    "rows",
+    "table",
+    "total_cost",
+    "transition",
+    "transition_multiply_adds",
+]
+
+
+class Parameters(NamedTuple):
+    """Counts of parameters.
+
+    Attributes
+    ----------
+    trainable : int
+        Kernels, the classifier's biases, and γ and β of batch normalization.
+    total : int
+        Those and the moving means and variances.
+    """
+
+    trainable: int
+    total: int
+
+
+class Convolution(NamedTuple):
+    """A ``size x size`` convolution without bias from `channels` to `filters` feature maps."""
+
+    channels: int
+    filters: int
+    size: int
+
+    @property
+    def weights(self) -> int:
+        """Values in the kernel; also the multiply-adds of one output pixel."""
+        return self.size**2 * self.channels * self.filters
+
+    def multiply_adds(self, height: int, width: int) -> int:
+        """Multiply-adds for ``height x width`` output pixels, products with padding included."""
+        return height * width * self.weights
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What some part of a network costs; costs add up.
+
+    Attributes
+    ----------
+    trainable, total : int
+        Parameters, as in :class:`Parameters`.
+    multiply_adds : int
+        Of the convolutions and the classifier, for one image, forward.
+    kept : int
+        Values kept for the backward pass, for one image (see :func:`activation_bytes`).
+    """
+
+    trainable: int = 0
+    total: int = 0
+    multiply_adds: int = 0
+    kept: int = 0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(
+            self.trainable + other.trainable,
+            self.total + other.total,
+            self.multiply_adds + other.multiply_adds,
+            self.kept + other.kept,
+        )
+
+
+@dataclass(frozen=True)
+class Row:
+    """A step of the network: what it reads, what it passes on, what it costs.
+
+    Attributes
+    ----------
+    name : str
+        Name of the layer in :mod:`densenet_nb.models`, without the model's prefix: ``stem_conv``,
+        ``block1``, ``transition1``, … The dense layers of a block share the block's name.
+    inputs : int
+        Channels that enter.
+    height, width, channels : int
+        The feature maps that leave; after a dense layer, all maps of the block so far.
+    cost : Cost
+        Batch normalization and ReLU count with the convolution that they belong to.
+    """
+
+    name: str
+    inputs: int
+    height: int
+    width: int
+    channels: int
+    cost: Cost
+
+
+def parameters(
+    configuration: Configuration,
+    channels: int = 3,
+    classes: int = 1000,
+    include_top: bool = True,
+) -> Parameters:
+    """Count the parameters of a network.
+
+    Parameters
+    ----------
+    configuration : Configuration
+        The network.
+    channels : int
+        Of the images.
+    classes : int
+        Width of the classifier.
+    include_top : bool
+        Whether the classifier counts.
+
+    Returns
+    -------
+    counts : Parameters
+        Trainable, and total with moving statistics: what Keras's ``count_params`` says.
+
+    Raises
+    ------
+    ValueError
+        `channels` or `classes` is not a positive integer.
+    """
+    side = configuration.stride  # any size will do: weights are shared by all pixels
+    cost = total_cost(rows(configuration, side, side, channels, classes, include_top))
+    return Parameters(cost.trainable, cost.total)
+
+
+def multiply_adds(
+    configuration: Configuration,
+    height: int = 224,
+    width: int = 224,
+    channels: int = 3,
+    classes: int = 1000,
+    include_top: bool = True,
+) -> int:
+    """Count the multiply-adds of one image's forward pass.
+
+    Counted are the convolutions, in the paper's order (a transition convolves, then pools), and
+    the classifier's matrix product. A product with a padding zero counts, as in TensorFlow's
+    profiler, whose float operations are twice this. Normalization, ReLU, pooling and biases do
+    not count.
+
+    Parameters
+    ----------
+    configuration : Configuration
+        The network.
+    height, width, channels : int
+        Of the image.
+    classes : int
+        Width of the classifier.
+    include_top : bool
+        Whether the classifier counts.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    ValueError
+        A number is not a positive integer, or the image is smaller than the network's stride.
+    """
+    return total_cost(
+        rows(configuration, height, width, channels, classes, include_top)
+    ).multiply_adds
+
+
+def activation_bytes(
+    configuration: Configuration,
+    height: int = 224,
+    width: int = 224,
+    channels: int = 3,
+    classes: int = 1000,
+    include_top: bool = True,
+    *,
+    batch_size: int = 1,
+    itemsize: int = 4,
+) -> int:
+    """Count the bytes that a training step of the textbook network keeps for the backward pass.
+
+    The network is as :func:`densenet_nb.textbook.DenseNet` builds it, without dropout. Kept are
+    the forward tensors that the gradients with respect to the weights read: the input of each
+    convolution, batch normalization, max pooling and matrix product, the output of each ReLU and
+    of the max pooling, and the softmax for the cross-entropy. A tensor that several gradients read
+    is kept once. Tensors that do not grow with the batch (weights, statistics per channel) are
+    left out.
+
+    The l-th dense layer keeps its concatenated input twice, before and after normalization and
+    ReLU: 2 (k0 + (l − 1) k) maps, and 8 k more with a bottleneck. Summed over a block this grows
+    with the square of its layers (arXiv 1707.06990, section 3).
+
+    Parameters
+    ----------
+    configuration : Configuration
+        The network.
+    height, width, channels : int
+        Of the images.
+    classes : int
+        Width of the classifier.
+    include_top : bool
+        Whether the network ends with its classifier and the loss is the cross-entropy; otherwise
+        the step ends with the last ReLU.
+    batch_size : int
+        Images in a step.
+    itemsize : int
+        Bytes of a value, one for all tensors: 4 for float32. (Keras's mixed precision is no such
+        case: it normalizes in float32.)
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    ValueError
+        A number is not a positive integer, or the image is smaller than the network's stride.
+    """
+    require_positive_integer("batch_size", batch_size)
+    require_positive_integer("itemsize", itemsize)
+    kept = total_cost(rows(configuration, height, width, channels, classes, include_top)).kept
+    return batch_size * itemsize * kept
+
+
+def rows(
+    configuration: Configuration,
+    height: int = 224,
+    width: int = 224,
+    channels: int = 3,
+    classes: int = 1000,
+    include_top: bool = True,
+) -> Iterator[Row]:
+    """Walk over the network from the image to the classifier, one dense layer at a time.
+
+    A tensor that is kept counts in the row that reads it: the last concatenation of a block in
+    the transition.
+
+    Parameters
+    ----------
+    configuration : Configuration
+        The network.
+    height, width, channels : int
+        Of the image.
+    classes : int
+        Width of the classifier.
+    include_top : bool
+        Whether the walk ends with the classifier.
+
+    Returns
+    -------
+    iterator of Row
+
+    Raises
+    ------
+    ValueError
+        A number is not a positive integer, or the image is smaller than the network's stride.
+    """
+    for name, value in (("channels", channels), ("classes", classes)):
+        require_positive_integer(name, value)
+    for name, value in (("height", height), ("width", width)):
+        require_positive_integer(name, value)
+        if value < configuration.stride:
+            raise ValueError(
+                f"{name}={value!r}: must be at least {configuration.stride}, the network's stride; "
+                "enlarge the image or take a network of fewer blocks or without the ImageNet stem."
+            )
+    return _walk(configuration, height, width, channels, classes if include_top else None)
+
+
+def table(steps: Iterable[Row]) -> list[Row]:
+    """Merge the dense layers of each block, as the paper's Table 1 does.
+
+    Parameters
+    ----------
+    steps : iterable of Row
+        From :func:`rows`.
+
+    Returns
+    -------
+    list of Row
+        With the inputs of a block's first layer, the output of its last and the cost of all.
+    """
+    return [_merge(list(layers)) for _, layers in groupby(steps, key=lambda row: row.name)]
+
+
+def total_cost(steps: Iterable[Row]) -> Cost:
+    """Add up the costs of `steps`."""
+    return sum((row.cost for row in steps), Cost())
+
+
+def dense_layer(
+    channels: int, growth_rate: int, bottleneck: bool = True
+) -> tuple[Convolution, ...]:
+    """Return the convolutions of a dense layer (section 3, "Bottleneck layers").
+
+    Parameters
+    ----------
+    channels : int
+        c, the feature maps that the layer reads.
+    growth_rate : int
+        k, the feature maps that it makes.
+    bottleneck : bool
+        True: 1x1 from c to 4 k, then 3x3 from 4 k to k. False: 3x3 from c to k.
+
+    Raises
+    ------
+    ValueError
+        `channels` or `growth_rate` is not a positive integer.
+    """
+    require_positive_integer("channels", channels)
+    require_positive_integer("growth_rate", growth_rate)
+    if not bottleneck:
+        return (Convolution(channels, growth_rate, 3),)
+    middle = BOTTLENECK_WIDTH * growth_rate
+    return Convolution(channels, middle, 1), Convolution(middle, growth_rate, 3)
+
+
+def dense_layer_weights(channels: int, growth_rate: int, bottleneck: bool = True) -> int:
+    """Count the weights in a dense layer's convolutions; also its multiply-adds per pixel.
+
+    For c channels and growth rate k these are 9 c k without a bottleneck, and 4 c k + 36 k² with
+    one. Parameters as in :func:`dense_layer`.
+    """
+    return sum(layer.weights for layer in dense_layer(channels, growth_rate, bottleneck))
+
+
+def break_even_width(growth_rate: int) -> float:
+    """Return the input channels c above which a bottleneck saves weights and multiply-adds: 7.2 k.
+
+    9 c k = 4 c k + 36 k² gives 5 c = 36 k. (Counting γ and β of the bottleneck's own batch
+    normalization, 8 k parameters, moves it by 1.6 channels.)
+
+    Parameters
+    ----------
+    growth_rate : int
+        k.
+    """
+    require_positive_integer("growth_rate", growth_rate)
+    return 9 * BOTTLENECK_WIDTH * growth_rate / (9 - BOTTLENECK_WIDTH)
+
+
+def transition(channels: int, compression: float = 0.5) -> Convolution:
+    """Return a transition's convolution: 1x1 from m to floor(θ m) (section 3, "Compression").
+
+    Parameters
+    ----------
+    channels : int
+        m, the feature maps that leave the dense block.
+    compression : float
+        θ in (0, 1].
+
+    Raises
+    ------
+    ValueError
+        `channels` is not a positive integer, or θ is out of range.
+    """
+    require_positive_integer("channels", channels)
+    require_compression(compression)
+    return Convolution(channels, floor(compression * channels), 1)
+
+
+def transition_multiply_adds(
+    channels: int, height: int, width: int, compression: float = 0.5, pool_first: bool = False
+) -> int:
+    """Count a transition's multiply-adds, in the paper's order or with the pooling first.
+
+    Both orders give the same maps, since the convolution works on channels and the pooling on
+    pixels. Pooling first, as :class:`densenet_nb.layers.Transition` does, leaves a quarter of the
+    pixels (rounded down for odd sizes) to the convolution.
+
+    Parameters
+    ----------
+    channels, compression
+        As in :func:`transition`.
+    height, width : int
+        Of the maps that enter.
+    pool_first : bool
+        Whether the 2x2 pooling comes before the convolution.
+    """
+    if pool_first:
+        height, width = height // 2, width // 2
+    return transition(channels, compression).multiply_adds(height, width)
+
+
+def composite_function(convolution: Convolution, height: int, width: int) -> Cost:
+    """Count BN, ReLU, convolution (section 3, "Composite function") on ``height x width`` maps.
+
+    Kept are the input, for batch normalization's gradient, and ReLU's output, for ReLU's and the
+    convolution's.
+    """
+    return _normalize_activate(convolution.channels, height, width) + _convolve(
+        convolution, height, width
+    )
+
+
+def _walk(
+    configuration: Configuration, height: int, width: int, channels: int, classes: int | None
+) -> Iterator[Row]:
+    stem = list(_stem(configuration, height, width, channels))
+    yield from stem
+    height, width = stem[-1].height, stem[-1].width
+    k = configuration.growth_rate
+    inputs_and_outputs = zip(configuration.block_inputs, configuration.block_outputs, strict=True)
+    for index, (k0, m) in enumerate(inputs_and_outputs, start=1):
+        for c in range(k0, m, k):
+            layers = dense_layer(c, k, configuration.bottleneck)
+            cost = sum((composite_function(layer, height, width) for layer in layers), Cost())
+            yield Row(f"block{index}", c, height, width, c + k, cost)
+        if index < len(configuration.blocks):
+            convolution = transition(m, configuration.compression)
+            cost = composite_function(convolution, height, width)
+            height, width = height // 2, width // 2
+            yield Row(f"transition{index}", m, height, width, convolution.filters, cost)
+    yield Row("final_norm", m, height, width, m, _normalize_activate(m, height, width))
+    if classes is not None:
+        weights = m * classes + classes
+        cost = Cost(weights, weights, multiply_adds=m * classes, kept=m + classes)
+        yield Row("classifier", m, 1, 1, classes, cost)
+
+
+def _stem(configuration: Configuration, height: int, width: int, channels: int) -> Iterator[Row]:
+    """Yield the steps up to the first dense block, which counts what it reads of them."""
+    k0 = configuration.stem_filters
+    if not configuration.imagenet_stem:
+        convolution = Convolution(channels, k0, 3)
+        cost = _convolve(convolution, height, width, kept=height * width * channels)
+        yield Row("stem_conv", channels, height, width, k0, cost)
+        return
+    convolution = Convolution(channels, k0, 7)
+    padded_image = (height + 6) * (width + 6) * channels
+    height, width = (height + 1) // 2, (width + 1) // 2  # stride 2, padded by 3 on every side
+    cost = _convolve(convolution, height, width, padded_image)
+    cost += _normalize_activate(k0, height, width)
+    yield Row("stem_conv", channels, height, width, k0, cost)
+    padded_maps = (height + 2) * (width + 2) * k0
+    height, width = (height + 1) // 2, (width + 1) // 2  # stride 2, padded by 1 on every side
+    yield Row("stem_pool", k0, height, width, k0, Cost(kept=padded_maps))
+
+
+def _convolve(convolution: Convolution, height: int, width: int, kept: int = 0) -> Cost:
+    """Count a convolution to ``height x width`` pixels, and the `kept` values of its input."""
+    weights = convolution.weights
+    return Cost(weights, weights, convolution.multiply_adds(height, width), kept)
+
+
+def _normalize_activate(channels: int, height: int, width: int) -> Cost:
+    """Count BN-ReLU: γ and β, then moving mean and variance; its input and output are kept."""
+    return Cost(trainable=2 * channels, total=4 * channels, kept=2 * height * width * channels)
+
+
+def _merge(layers: list[Row]) -> Row:
+    return replace(layers[-1], inputs=layers[0].inputs, cost=total_cost(layers))

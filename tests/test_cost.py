@@ -1,0 +1,303 @@
+import contextlib
+import subprocess
+import sys
+from itertools import pairwise
+
+import densenet_nb._startup  # noqa: F401
+
+import keras
+import pytest
+import tensorflow as tf
+from activation_bytes import activation_bytes as traced_activation_bytes
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from densenet_nb import cost, models, textbook
+from densenet_nb.configurations import CONFIGURATIONS, Configuration, cifar, imagenet
+
+COUNTED = {  # trainable, and with moving statistics; 10 classes without the ImageNet stem
+    "DenseNet121": (7_978_856, 8_062_504),
+    "DenseNet161": (28_681_000, 28_900_936),
+    "DenseNet169": (14_149_480, 14_307_880),
+    "DenseNet201": (20_013_928, 20_242_984),
+    "DenseNet264": (33_337_704, 33_736_232),
+    "DenseNet-40 (k=12)": (1_019_722, 1_037_818),
+    "DenseNet-100 (k=12)": (6_979_642, 7_096_858),
+    "DenseNet-100 (k=24)": (27_249_082, 27_480_346),
+    "DenseNet-BC-100 (k=12)": (769_162, 793_150),
+    "DenseNet-BC-250 (k=24)": (15_324_406, 15_582_382),
+    "DenseNet-BC-190 (k=40)": (25_624_430, 25_881_390),
+}
+
+SMALL = {
+    "imagenet stem": (imagenet((2, 3), growth_rate=4), (37, 40, 3)),
+    "one channel": (imagenet((1, 2, 1), growth_rate=3), (33, 32, 1)),
+    "four channels": (cifar(16, growth_rate=4), (9, 7, 4)),
+    "no bottleneck": (cifar(10, growth_rate=5, bottleneck=False), (8, 8, 3)),
+    "one block": (Configuration((3,), 2, 5, imagenet_stem=False), (1, 3, 3)),
+    "uneven compression": (Configuration((1, 1), 3, 4, compression=0.3), (21, 20, 3)),
+}
+
+
+@st.composite
+def networks(draw):
+    """Draw a small configuration and an image shape that it takes."""
+    configuration = Configuration(
+        blocks=draw(st.lists(st.integers(1, 3), min_size=1, max_size=3)),
+        growth_rate=draw(st.integers(1, 5)),
+        stem_filters=draw(st.integers(4, 9)),
+        bottleneck=draw(st.booleans()),
+        compression=draw(st.floats(0.5, 1)),
+        imagenet_stem=draw(st.booleans()),
+    )
+    sides = st.integers(configuration.stride, configuration.stride + 17)
+    return configuration, (draw(sides), draw(sides), draw(st.integers(1, 4)))
+
+
+@pytest.fixture(scope="module")
+def densenet121():
+    return textbook.DenseNet(CONFIGURATIONS["DenseNet121"], (None, None, 3))
+
+
+@pytest.mark.parametrize("key", COUNTED)
+def test_parameters_of_the_paper_s_networks(key):
+    configuration = CONFIGURATIONS[key]
+    classes = 1000 if configuration.imagenet_stem else 10
+    assert cost.parameters(configuration, classes=classes) == COUNTED[key]
+
+
+def test_every_configuration_is_counted():
+    assert COUNTED.keys() == CONFIGURATIONS.keys()
+
+
+@pytest.mark.parametrize(("channels", "count"), [(1, 8_056_232), (4, 8_065_640)])
+def test_parameters_of_other_images(channels, count):
+    assert cost.parameters(CONFIGURATIONS["DenseNet121"], channels).total == count
+
+
+def test_parameters_of_a_built_densenet121(densenet121):
+    assert built_parameters(densenet121) == COUNTED["DenseNet121"]
+
+
+@pytest.mark.parametrize("include_top", [True, False])
+@pytest.mark.parametrize("key", SMALL)
+def test_everything_equals_the_built_networks(key, include_top):
+    check_against_built_networks(*SMALL[key], include_top)
+
+
+@settings(deadline=None, max_examples=10)
+@given(networks(), st.booleans())
+def test_everything_equals_any_built_network(network, include_top):
+    check_against_built_networks(*network, include_top)
+
+
+def check_against_built_networks(configuration, shape, include_top):
+    top = {"classes": 7, "include_top": include_top}
+    stock = textbook.DenseNet(configuration, shape, **top)
+    model = models.from_configuration(configuration, input_shape=shape, name="net", **top)
+    expected = cost.parameters(configuration, shape[2], **top)
+    assert built_parameters(stock) == expected
+    assert built_parameters(model) == expected
+
+    rows = cost.table(cost.rows(configuration, *shape, **top))
+    for row in rows:
+        maps = (
+            (row.channels,) if row.name == "classifier" else (row.height, row.width, row.channels)
+        )
+        assert model.get_layer(f"net_{row.name}").output.shape == (None, *maps)
+    for row, after in pairwise(rows):
+        assert row.channels == after.inputs
+
+    check_float_operations(configuration, stock, shape, top)
+    saved = sum(
+        cost.transition_multiply_adds(*maps, configuration.compression)
+        - cost.transition_multiply_adds(*maps, configuration.compression, pool_first=True)
+        for maps in transition_inputs(rows)
+    )
+    count = cost.multiply_adds(configuration, *shape, **top)
+    assert sum(matrix_operations(model, shape).values()) == 2 * (count - saved)
+
+    traced = traced_activation_bytes(stock, shape, batch_size=3)
+    assert traced == cost.activation_bytes(configuration, *shape, **top, batch_size=3)
+
+
+def built_parameters(model):
+    return sum(weight.value.shape.num_elements() for weight in model.trainable_weights), (
+        model.count_params()
+    )
+
+
+def transition_inputs(rows):
+    """Return channels, height and width of the maps that enter each transition."""
+    return [
+        (row.channels, row.height, row.width)
+        for row, after in pairwise(rows)
+        if after.name.startswith("transition")
+    ]
+
+
+def check_float_operations(configuration, model, shape, top):
+    rows = list(cost.rows(configuration, *shape, **top))
+    classifier = cost.total_cost(row for row in rows if row.name == "classifier").multiply_adds
+    expected = {"Conv2D": 2 * (cost.total_cost(rows).multiply_adds - classifier)}
+    if classifier:
+        expected["MatMul"] = 2 * classifier
+    assert matrix_operations(model, shape) == expected
+
+
+def matrix_operations(model, shape):
+    """Return the float operations, by type, that TensorFlow's profiler counts for one image.
+
+    Two a multiply-add. What goes pixel by pixel is checked to be nothing else, and left out.
+    """
+    graph = (
+        tf.function(lambda images: model(images, training=False))
+        .get_concrete_function(tf.TensorSpec((1, *shape)))
+        .graph
+    )
+    options = tf.compat.v1.profiler.ProfileOptionBuilder
+    node = tf.compat.v1.profiler.profile(
+        graph,
+        cmd="op",
+        options=options(options.float_operation()).with_empty_output().build(),
+    )
+    counts = {}
+    while node.children:
+        (node,) = node.children
+        counts[node.name] = node.float_ops
+    elementwise = {"Mul", "AddV2", "Sub", "Rsqrt", "Softmax", "BiasAdd"}
+    pooling = {"MaxPool", "AvgPool", "Mean"}
+    return {name: counts[name] for name in counts.keys() - elementwise - pooling}
+
+
+def test_costs_of_a_built_densenet121(densenet121):
+    configuration, shape = CONFIGURATIONS["DenseNet121"], (75, 64, 3)
+    top = {"classes": 1000, "include_top": True}
+    check_float_operations(configuration, densenet121, shape, top)
+    traced = traced_activation_bytes(densenet121, shape, batch_size=2)
+    assert traced == cost.activation_bytes(configuration, *shape, batch_size=2)
+
+
+def test_activation_bytes_of_other_item_sizes():
+    configuration, shape = SMALL["imagenet stem"]
+    with dtype_policy("float64"):
+        model = textbook.DenseNet(configuration, shape, classes=7)
+        traced = traced_activation_bytes(model, shape, batch_size=5)
+    expected = cost.activation_bytes(configuration, *shape, classes=7, batch_size=5, itemsize=8)
+    assert traced == expected
+
+
+@contextlib.contextmanager
+def dtype_policy(name):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def test_kept_maps_of_a_block_grow_with_the_square_of_its_layers():
+    k0, k, pixels = 16, 12, 32 * 32
+    kept = [
+        sum(row.cost.kept for row in cost.rows(block, 32, 32) if row.name == "block1")
+        for block in (Configuration((n,), k, k0, imagenet_stem=False) for n in range(1, 20))
+    ]
+    expected = [pixels * (2 * n * k0 + n * (n - 1) * k + 8 * n * k) for n in range(1, 20)]
+    assert kept == expected
+
+
+@pytest.mark.parametrize(
+    ("side", "heights"), [(221, (111, 56, 28, 14, 7)), (220, (110, 55, 27, 13, 6))]
+)
+def test_sizes_round_down(side, heights):
+    rows = cost.table(cost.rows(CONFIGURATIONS["DenseNet121"], side, 224))
+    maps = [row.height for row in rows if row.name == "stem_conv" or row.name.startswith("block")]
+    assert tuple(maps) == heights
+
+
+def test_table_has_the_lines_of_table_1():
+    rows = cost.table(cost.rows(CONFIGURATIONS["DenseNet121"]))
+    assert [(row.name, row.height, row.channels) for row in rows] == [
+        ("stem_conv", 112, 64),
+        ("stem_pool", 56, 64),
+        ("block1", 56, 256),
+        ("transition1", 28, 128),
+        ("block2", 28, 512),
+        ("transition2", 14, 256),
+        ("block3", 14, 1024),
+        ("transition3", 7, 512),
+        ("block4", 7, 1024),
+        ("final_norm", 7, 1024),
+        ("classifier", 1, 1000),
+    ]
+    assert cost.total_cost(rows) == cost.total_cost(cost.rows(CONFIGURATIONS["DenseNet121"]))
+
+
+def test_bottleneck_by_hand():
+    assert cost.dense_layer_weights(544, 32, bottleneck=False) == 9 * 544 * 32 == 156_672
+    assert cost.dense_layer_weights(544, 32) == 544 * 128 + 9 * 128 * 32 == 106_496
+
+
+@given(st.integers(1, 2000), st.integers(1, 100))
+def test_bottleneck_saves_above_the_break_even_width(channels, growth_rate):
+    with_bottleneck, without = (
+        cost.dense_layer_weights(channels, growth_rate, bottleneck) for bottleneck in (True, False)
+    )
+    # 7.2 k in integers, and as the function has it
+    assert (with_bottleneck < without) == (5 * channels > 36 * growth_rate)
+    assert (with_bottleneck < without) == (channels > cost.break_even_width(growth_rate))
+
+
+@given(st.integers(1, 2000), st.integers(1, 100))
+def test_break_even_of_all_parameters_is_1_6_channels_further(channels, growth_rate):
+    with_bottleneck, without = (
+        sum(
+            cost.composite_function(convolution, 1, 1).trainable
+            for convolution in cost.dense_layer(channels, growth_rate, bottleneck)
+        )
+        for bottleneck in (True, False)
+    )
+    assert (with_bottleneck < without) == (10 * channels > 72 * growth_rate + 16)
+
+
+def test_transition_by_hand():
+    assert cost.transition(257).filters == 128
+    assert cost.transition_multiply_adds(256, 56, 56) == 56 * 56 * 256 * 128
+    assert cost.transition_multiply_adds(256, 56, 56, pool_first=True) == 28 * 28 * 256 * 128
+    assert cost.transition_multiply_adds(256, 7, 7, pool_first=True) == 3 * 3 * 256 * 128
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda c: cost.rows(c, 31, 224), "height=31: must be at least 32"),
+        (lambda c: cost.multiply_adds(c, 224, 31), "width=31: must be at least 32"),
+        (lambda c: cost.multiply_adds(c, 224.0), "height=224.0"),
+        (lambda c: cost.parameters(c, channels=0), "channels=0"),
+        (lambda c: cost.parameters(c, classes=0), "classes=0"),
+        (lambda c: cost.activation_bytes(c, batch_size=0), "batch_size=0"),
+        (lambda c: cost.activation_bytes(c, itemsize=0), "itemsize=0"),
+        (lambda c: cost.transition(64, 1.5), "compression=1.5"),
+        (lambda c: cost.dense_layer(0, 32), "channels=0"),
+        (lambda c: cost.dense_layer(64, 0), "growth_rate=0"),
+        (lambda c: cost.break_even_width(0), "growth_rate=0"),
+    ],
+)
+def test_bad_numbers_are_named(call, named):
+    with pytest.raises(ValueError, match=named):
+        call(CONFIGURATIONS["DenseNet121"])
+
+
+def test_counting_imports_neither_keras_nor_tensorflow():
+    program = """
+import sys
+from densenet_nb import cost
+from densenet_nb.configurations import CONFIGURATIONS
+print(cost.parameters(CONFIGURATIONS["DenseNet121"]).total)
+print(sorted({"keras", "tensorflow"} & sys.modules.keys()))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=True
+    )
+    assert done.stdout.splitlines() == ["8062504", "[]"]
