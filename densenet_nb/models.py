@@ -103,7 +103,7 @@ def from_configuration(
     classifier_activation = keras.activations.get(classifier_activation)
     if pooling not in (None, "avg", "max"):
         raise ValueError(f'pooling={pooling!r}: must be None, "avg" or "max".')
-    images = _images(configuration, input_tensor, input_shape, include_top)
+    images = _images(configuration, input_tensor, input_shape, include_top, name)
     composite = {
         "activation": activation,
         "dropout_rate": dropout_rate,
@@ -133,8 +133,8 @@ def from_configuration(
     if include_top:
         x = stock.Dense(classes, classifier_activation, name=f"{name}_classifier")(x)
 
-    inputs = images if input_tensor is None else keras.utils.get_source_inputs(images)
-    model = keras.Model(inputs, x, name=name)
+    sources = keras.utils.get_source_inputs(images)
+    model = keras.Model(sources[0] if len(sources) == 1 else sources, x, name=name)
     if weights is not None:
         model.load_weights(weights)
     return model
@@ -321,6 +321,7 @@ def _images(
     input_tensor: keras.KerasTensor | None,
     input_shape: tuple[int | None, int | None, int] | None,
     include_top: bool,
+    name: str,
 ) -> keras.KerasTensor:
     """Return the input, checked: rank 4, channels known, no side smaller than the stride."""
     if input_tensor is not None:
@@ -340,7 +341,7 @@ def _images(
         side = None if not include_top else 224 if configuration.imagenet_stem else 32
         shape = (side, side, 3)
     _require_image_shape(shape, configuration.stride)
-    return stock.Input(shape) if input_tensor is None else input_tensor
+    return stock.Input(shape, name=f"{name}_input") if input_tensor is None else input_tensor
 
 
 def _require_image_shape(shape: Any, stride: int) -> None:

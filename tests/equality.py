@@ -1,0 +1,62 @@
+"""What two models must share to be the same function: outputs, gradients, moving statistics."""
+
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+class Step(NamedTuple):
+    """One forward and backward pass, as NumPy arrays."""
+
+    outputs: np.ndarray
+    gradients: list[np.ndarray]
+    weights: list[np.ndarray]
+
+
+def step(model, x, cotangent=None, training=True):
+    """Run `model` on `x` and back; `weights` are those after the pass, statistics moved."""
+    x = tf.convert_to_tensor(x)
+    with tf.GradientTape() as tape:
+        outputs = model(x, training=training)
+        if cotangent is None:
+            cotangent = np.random.default_rng(7).normal(size=outputs.shape)
+        loss = tf.reduce_sum(outputs * tf.cast(cotangent, outputs.dtype))
+    gradients = tape.gradient(loss, model.trainable_variables)
+    return Step(np.array(outputs), [np.array(g) for g in gradients], model.get_weights())
+
+
+def relative_error(actual, expected):
+    """‖actual − expected‖ / ‖expected‖, both flattened; arrays or lists of arrays."""
+    actual, expected = flat(actual), flat(expected)
+    assert actual.shape == expected.shape
+    return np.linalg.norm(actual - expected) / max(np.linalg.norm(expected), 1e-12)
+
+
+def flat(arrays):
+    if isinstance(arrays, np.ndarray):
+        arrays = [arrays]
+    return np.concatenate([np.ravel(array).astype("float64") for array in arrays])
+
+
+def randomize(model, seed=3):
+    """Give normalization weights that show in the result; γ = 1 or a mean of 0 hides faults.
+
+    A spread of 1 in β also keeps γ's gradients away from zero: later normalizations undo a mere
+    scale, and what is nearly zero cannot be compared relative to itself.
+    """
+    rng = np.random.default_rng(seed)
+    for variable in model.weights:
+        if variable.name in ("gamma", "moving_variance"):
+            variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+        elif variable.name in ("beta", "moving_mean", "bias"):
+            variable.assign(rng.normal(size=variable.shape))
+
+
+def with_softplus(model):
+    """Replace every ReLU of a model of stock layers by softplus, which has no kink."""
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Activation):
+            layer.activation = keras.activations.softplus
+    return model

@@ -1,0 +1,391 @@
+import inspect
+
+import keras
+import numpy as np
+import pytest
+from equality import randomize, relative_error, step, with_softplus
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from densenet_nb import models, textbook
+from densenet_nb.configurations import CONFIGURATIONS, Configuration, cifar
+
+SHAPE = (64, 64, 3)  # the last map is 2x2: with four images, 16 values per channel
+IMAGES = np.random.default_rng(0).uniform(size=(4, *SHAPE)).astype("float32")
+PEERS = ("DenseNet121", "DenseNet169", "DenseNet201")
+
+# Table "Counted" of the issue: trainable, and with moving statistics. CIFAR-10 has ten classes.
+COUNTS = {
+    "DenseNet121": (7_978_856, 8_062_504),
+    "DenseNet161": (28_681_000, 28_900_936),
+    "DenseNet169": (14_149_480, 14_307_880),
+    "DenseNet201": (20_013_928, 20_242_984),
+    "DenseNet264": (33_337_704, 33_736_232),
+    "DenseNet-40 (k=12)": (1_019_722, 1_037_818),
+    "DenseNet-100 (k=12)": (6_979_642, 7_096_858),
+    "DenseNet-100 (k=24)": (27_249_082, 27_480_346),
+    "DenseNet-BC-100 (k=12)": (769_162, 793_150),
+    "DenseNet-BC-250 (k=24)": (15_324_406, 15_582_382),
+    "DenseNet-BC-190 (k=40)": (25_624_430, 25_881_390),
+}
+
+
+def counts(model):
+    trainable = sum(int(np.prod(w.shape)) for w in model.trainable_variables)
+    return trainable, model.count_params()
+
+
+def classes(configuration):
+    return 1000 if configuration.imagenet_stem else 10
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_exact_counts(name):
+    configuration = CONFIGURATIONS[name]
+    options = {"classes": classes(configuration), "input_shape": (None, None, 3)}
+    assert counts(models.from_configuration(configuration, **options)) == COUNTS[name]
+
+
+def test_no_configuration_lacks_a_count():
+    assert set(COUNTS) == set(CONFIGURATIONS)
+
+
+@pytest.mark.parametrize("name", ["DenseNet121", "DenseNet-40 (k=12)"])
+def test_textbook_has_the_exact_counts_too(name):
+    configuration = CONFIGURATIONS[name]
+    textbooks = textbook.DenseNet(configuration, SHAPE, classes(configuration))
+    assert counts(textbooks) == COUNTS[name]
+
+
+@pytest.fixture(scope="module")
+def networks():
+    """DenseNet-121 as ours, as the textbook's, as keras.applications'; the same weights."""
+    ours = models.DenseNet121(input_shape=SHAPE)
+    randomize(ours)
+    theirs = {
+        "textbook": textbook.DenseNet(CONFIGURATIONS["DenseNet121"], SHAPE),
+        "keras.applications": keras.applications.DenseNet121(weights=None, input_shape=SHAPE),
+    }
+    return ours, theirs
+
+
+def carried(ours, theirs):
+    theirs.set_weights(ours.get_weights())
+    return theirs
+
+
+@pytest.mark.parametrize("peer", ["textbook", "keras.applications"])
+def test_outputs_and_statistics_of_121(networks, peer):
+    ours, theirs = networks[0], carried(networks[0], networks[1][peer])
+    for training in (False, True):
+        expected = np.array(theirs(IMAGES, training=training))
+        assert relative_error(np.array(ours(IMAGES, training=training)), expected) < 1e-5
+    moved = [
+        relative_error(actual, expected)
+        for actual, expected in zip(ours.get_weights(), theirs.get_weights(), strict=True)
+    ]
+    assert max(moved) < 1e-5
+
+
+@pytest.mark.parametrize("peer", ["textbook", "keras.applications"])
+@pytest.mark.parametrize("training", [True, False])
+def test_gradients_of_121_with_softplus(peer, training):
+    """Without ReLU's kinks float32 itself is exact enough to ask for 1e-5."""
+    ours = models.DenseNet121(input_shape=SHAPE, activation="softplus")
+    randomize(ours)
+    if peer == "textbook":
+        configuration = CONFIGURATIONS["DenseNet121"]
+        theirs = textbook.DenseNet(configuration, SHAPE, activation="softplus")
+    else:
+        theirs = with_softplus(keras.applications.DenseNet121(weights=None, input_shape=SHAPE))
+    carried(ours, theirs)
+    actual, expected = (
+        step(ours, IMAGES, training=training),
+        step(theirs, IMAGES, training=training),
+    )
+    assert relative_error(actual.outputs, expected.outputs) < 1e-5
+    assert relative_error(actual.weights, expected.weights) < 1e-5
+    assert relative_error(actual.gradients, expected.gradients) < 1e-5
+    for ours_, theirs_ in zip(actual.gradients, expected.gradients, strict=True):
+        assert relative_error(ours_, theirs_) < 5e-4
+
+
+def test_gradients_of_121_with_relu(networks):
+    """Rounding moves values over ReLU's kink, in stock float32 too: 0.5 to 1.3% of the gradient.
+
+    So the oracle is float64, and ours may be at most twice as far from it as stock float32.
+    """
+    ours, theirs = networks[0], carried(networks[0], networks[1]["textbook"])
+    keras.config.set_dtype_policy("float64")
+    try:
+        oracle = textbook.DenseNet(CONFIGURATIONS["DenseNet121"], SHAPE)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    exact = step(carried(ours, oracle), IMAGES.astype("float64")).gradients
+    stock = relative_error(step(theirs, IMAGES).gradients, exact)
+    fused = relative_error(step(ours, IMAGES).gradients, exact)
+    assert fused < 2 * stock
+    assert stock < 0.05  # the oracle is the same function
+
+
+@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("include_top", [True, False])
+def test_weights_carry_over_both_ways(name, include_top):
+    options = {"weights": None, "input_shape": SHAPE, "include_top": include_top}
+    ours = getattr(models, name)(**options)
+    theirs = getattr(keras.applications, name)(**options)
+    randomize(ours)
+    for source, target in ((ours, theirs), (theirs, ours)):
+        randomize(source, seed=len(source.layers))
+        target.set_weights(source.get_weights())
+        expected = theirs.predict_on_batch(IMAGES[:1])
+        assert relative_error(ours.predict_on_batch(IMAGES[:1]), expected) < 1e-5
+    assert [w.name for w in ours.weights] == [w.name for w in theirs.weights]
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_signature_begins_with_keras_applications(name):
+    theirs = inspect.signature(getattr(keras.applications, name)).parameters.values()
+    ours = list(inspect.signature(getattr(models, name)).parameters.values())
+    for expected, actual in zip(theirs, ours, strict=False):
+        assert (actual.name, actual.kind) == (expected.name, expected.kind)
+        if actual.name != "weights":  # nothing is fetched unasked
+            assert actual.default == expected.default
+    positional = (False, None, None, SHAPE, "avg", 10, None, "net")
+    assert getattr(models, name)(*positional).name == "net"
+
+
+CONFIGURATION = st.builds(
+    Configuration,
+    blocks=st.lists(st.integers(1, 3), min_size=1, max_size=3),
+    growth_rate=st.integers(1, 4),
+    stem_filters=st.integers(1, 5),
+    bottleneck=st.booleans(),
+    compression=st.floats(0.5, 1.0),
+    imagenet_stem=st.booleans(),
+)
+
+
+@given(configuration=CONFIGURATION, channels=st.integers(1, 4), extra=st.integers(0, 3))
+@settings(deadline=None, max_examples=10)
+def test_any_network_equals_the_textbook(configuration, channels, extra):
+    side = 2 * configuration.stride + extra
+    shape = (side, side, channels)
+    ours = models.from_configuration(configuration, input_shape=shape, classes=3)
+    theirs = textbook.DenseNet(configuration, shape, classes=3)
+    randomize(ours)
+    carried(ours, theirs)
+    images = np.random.default_rng(2).uniform(size=(4, *shape)).astype("float32")
+    for training in (False, True):
+        expected = np.array(theirs(images, training=training))
+        assert relative_error(np.array(ours(images, training=training)), expected) < 1e-5
+    assert relative_error(ours.get_weights(), theirs.get_weights()) < 1e-5
+
+
+def test_options_reach_every_part():
+    options = {
+        "activation": "silu",
+        "dropout_rate": 0.25,
+        "momentum": 0.5,
+        "epsilon": 1e-3,
+        "kernel_initializer": "zeros",
+    }
+    model = models.DenseNet((1, 2), 4, input_shape=SHAPE, **options)
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            assert (layer.momentum, layer.epsilon) == (0.5, 1e-3)
+        if isinstance(layer, keras.layers.Activation):
+            assert layer.activation is keras.activations.silu
+        if isinstance(layer, keras.layers.Dropout):
+            assert layer.rate == 0.25
+        if isinstance(layer, keras.layers.Conv2D):
+            assert not layer.kernel.numpy().any()
+
+
+def test_compression_and_growth_rate_of_121():
+    model = models.DenseNet121(growth_rate=12, compression=1.0, input_shape=SHAPE)
+    assert model.get_layer("densenet121_transition1").output.shape[-1] == 24 + 6 * 12
+
+
+def test_cifar_network():
+    model = models.DenseNetCIFAR(depth=40, bottleneck=False)
+    assert counts(model) == COUNTS["DenseNet-40 (k=12)"]
+    assert (model.input_shape, model.output_shape) == ((None, 32, 32, 3), (None, 10))
+    assert model.name == "densenet_cifar"
+
+
+def test_no_transition_after_the_last_block():
+    names = [layer.name for layer in models.DenseNet121(input_shape=SHAPE).layers]
+    assert [n for n in names if "block" in n or "transition" in n] == [
+        "densenet121_block1",
+        "densenet121_transition1",
+        "densenet121_block2",
+        "densenet121_transition2",
+        "densenet121_block3",
+        "densenet121_transition3",
+        "densenet121_block4",
+    ]
+
+
+def test_summary_fits_a_screen():
+    lines = []
+    models.DenseNet121().summary(print_fn=lines.append, line_length=90)
+    summary = "\n".join(lines)
+    assert "densenet121_block4 (DenseBlock)" in summary
+    assert len(summary.splitlines()) < 60
+
+
+@pytest.mark.parametrize(
+    ("pooling", "shape"),
+    [(None, (None, None, None, 1024)), ("avg", (None, 1024)), ("max", (None, 1024))],
+)
+def test_pooling_without_top(pooling, shape):
+    assert models.DenseNet121(include_top=False, pooling=pooling).output_shape == shape
+
+
+def test_pooling_values():
+    raw, avg, mx = (
+        models.DenseNet((1,), 4, include_top=False, pooling=p, input_shape=SHAPE)
+        for p in (None, "avg", "max")
+    )
+    for model in (avg, mx):
+        model.set_weights(raw.get_weights())
+    maps = np.array(raw(IMAGES))
+    np.testing.assert_allclose(avg(IMAGES), maps.mean((1, 2)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(mx(IMAGES), maps.max((1, 2)), rtol=1e-6)
+
+
+def test_weights_file_is_taken(tmp_path):
+    path = tmp_path / "small.weights.h5"
+    source = models.DenseNet((1, 1), 4, input_shape=SHAPE)
+    source.save_weights(path)
+    for name in (path, str(path)):
+        loaded = models.DenseNet((1, 1), 4, input_shape=SHAPE, weights=name)
+        for ours, theirs in zip(loaded.get_weights(), source.get_weights(), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_input_tensor_may_come_from_other_layers():
+    inputs = keras.Input((32, 32, 1))
+    color = keras.layers.Concatenate()([inputs] * 3)
+    model = models.DenseNet((1,), 4, input_tensor=color, classes=2)
+    assert model.input_shape == (None, 32, 32, 1)
+    assert model(np.zeros((1, 32, 32, 1), "float32")).shape == (1, 2)
+
+
+@pytest.fixture(scope="module")
+def digits_like():
+    rng = np.random.default_rng(8)
+    labels = np.arange(32) % 2
+    return (rng.uniform(size=(32, 8, 8, 1)) + labels[:, None, None, None]).astype("float32"), labels
+
+
+def small(**options):
+    return models.from_configuration(cifar(10, 4), input_shape=(8, 8, 1), classes=2, **options)
+
+
+@pytest.mark.parametrize(
+    "compilation",
+    [{"jit_compile": False}, {"jit_compile": True}, {"run_eagerly": True}],
+    ids=lambda c: next(iter(c)) + str(next(iter(c.values()))),
+)
+def test_stock_compile_fit_evaluate_predict(compilation, digits_like, tmp_path):
+    keras.utils.set_random_seed(0)
+    model = small(momentum=0.5)
+    model.compile(
+        keras.optimizers.SGD(0.05, momentum=0.9, nesterov=True),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+        **compilation,
+    )
+    checkpoint = keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", monitor="loss")
+    history = model.fit(*digits_like, batch_size=16, epochs=6, verbose=0, callbacks=[checkpoint])
+    assert history.history["loss"][-1] < history.history["loss"][0]
+    evaluated = model.evaluate(*digits_like, verbose=0, return_dict=True)
+    predicted = model.predict(digits_like[0], verbose=0)
+    assert evaluated["accuracy"] == pytest.approx((predicted.argmax(1) == digits_like[1]).mean())
+    reloaded = keras.saving.load_model(tmp_path / "best.keras")
+    np.testing.assert_allclose(reloaded.predict(digits_like[0], verbose=0), predicted, atol=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])
+def test_dtype_policies(policy, digits_like):
+    images, labels = digits_like
+    exact = small()
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = small()
+        twin = keras.models.clone_model(model)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    for network in (model, twin):
+        network.set_weights(exact.get_weights())
+        # bfloat16 has 8 bits and twenty layers round: a few per cent.
+        tolerance = {"mixed_float16": 5e-3, "mixed_bfloat16": 5e-2, "float64": 1e-5}[policy]
+        assert (
+            relative_error(
+                keras.ops.convert_to_numpy(network(images, training=True)).astype("float64"),
+                np.array(exact(images, training=True)),
+            )
+            < tolerance
+        )
+        exact.set_weights(model.get_weights())
+    block = model.get_layer("densenet_block1")
+    assert block.compute_dtype == keras.DTypePolicy(policy).compute_dtype
+    assert {w.dtype for w in model.weights} == {keras.DTypePolicy(policy).variable_dtype}
+    model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
+    assert np.isfinite(model.train_on_batch(images, labels))
+
+
+def test_clone_config_and_reload_are_equal(tmp_path):
+    model = small(dropout_rate=0.1, activation="silu")
+    randomize(model)
+    model.save(tmp_path / "model.keras")
+    images = np.random.default_rng(3).uniform(size=(2, 8, 8, 1)).astype("float32")
+    reloaded = keras.saving.load_model(tmp_path / "model.keras")
+    clone = keras.models.clone_model(model)
+    rebuilt = keras.Model.from_config(model.get_config())
+    for twin in (reloaded, clone, rebuilt):
+        twin.set_weights(model.get_weights())
+        np.testing.assert_array_equal(twin(images), model(images))
+        assert [layer.name for layer in twin.layers] == [layer.name for layer in model.layers]
+        assert twin.get_config() == model.get_config()
+
+
+def frozen_block(model):
+    return [model.get_layer(f"{model.name}_block1")]
+
+
+def frozen_model(model):
+    return [model]
+
+
+@pytest.mark.parametrize("frozen", [frozen_block, frozen_model])
+def test_freezing_through_training(frozen):
+    """A frozen part keeps its weights and statistics; what follows a frozen block learns."""
+    trunk = models.DenseNet((2, 2), 4, include_top=False, pooling="avg", input_shape=(64, 64, 3))
+    for part in frozen(trunk):
+        part.trainable = False
+    fixed = {id(w) for part in frozen(trunk) for w in part.variables}
+    model = keras.Sequential([trunk, keras.layers.Dense(2, activation="softmax")])
+    model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy", jit_compile=False)
+    before = [np.array(w.numpy()) for w in model.weights]
+    for _ in range(3):
+        model.train_on_batch(IMAGES, np.arange(4) % 2)
+    for old, weight in zip(before, model.weights, strict=True):
+        assert np.array_equal(old, weight.numpy()) == (id(weight) in fixed), weight.path
+
+
+def test_frozen_block_before_a_live_transition_equals_keras():
+    ours = models.DenseNet121(input_shape=SHAPE, activation="softplus")
+    randomize(ours)
+    theirs = with_softplus(keras.applications.DenseNet121(weights=None, input_shape=SHAPE))
+    carried(ours, theirs)
+    ours.get_layer("densenet121_block1").trainable = False
+    for layer in theirs.layers:
+        if layer.name.startswith("conv2_"):
+            layer.trainable = False
+    actual, expected = step(ours, IMAGES), step(theirs, IMAGES)
+    assert relative_error(actual.outputs, expected.outputs) < 1e-5
+    assert relative_error(actual.weights, expected.weights) < 1e-5
+    assert relative_error(actual.gradients, expected.gradients) < 1e-5

@@ -1,0 +1,155 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from equality import relative_error
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from densenet_nb.normalization import BatchNormalization, batch_norm, fused_batch_norm, uses_kernel
+
+EPSILON = 1.001e-5
+
+
+def pair(channels, dtype="float32", **options):
+    """Ours and Keras's, with equal weights that are not those of the start."""
+    layers = [
+        kind(dtype=dtype, **options)
+        for kind in (BatchNormalization, keras.layers.BatchNormalization)
+    ]
+    rng = np.random.default_rng(0)
+    weights = [rng.uniform(0.5, 2, channels) for _ in range(4)]
+    for layer in layers:
+        layer.build((None, None, None, channels))
+        layer.set_weights(weights)
+    return layers
+
+
+def run(layer, x, training):
+    x = tf.convert_to_tensor(x)
+    cotangent = np.random.default_rng(1).normal(size=x.shape)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = layer(x, training=training)
+        loss = tf.reduce_sum(tf.cast(y, "float32") * tf.cast(cotangent, "float32"))
+    gradients = tape.gradient(loss, [x, layer.gamma, layer.beta])
+    return [np.array(tf.cast(v, "float64")) for v in (y, *gradients, *layer.get_weights())]
+
+
+@pytest.mark.parametrize(
+    ("policy", "tolerance"),
+    [("float32", 2e-6), ("float64", 1e-13), ("mixed_float16", 2e-3), ("mixed_bfloat16", 2e-2)],
+)
+@pytest.mark.parametrize("training", [True, False])
+def test_equals_keras(policy, tolerance, training):
+    ours, theirs = pair(5, policy, epsilon=EPSILON, momentum=0.9)
+    x = np.random.default_rng(2).normal(2.0, 3.0, (4, 6, 5, 5))
+    x = tf.cast(x, keras.DTypePolicy(policy).compute_dtype)
+    for actual, expected in zip(run(ours, x, training), run(theirs, x, training), strict=True):
+        assert relative_error(actual, expected) < tolerance
+
+
+def test_statistics_stay_float32_under_mixed_precision():
+    ours, _ = pair(3, "mixed_float16")
+    assert {weight.dtype for weight in ours.weights} == {"float32"}
+    assert ours(tf.ones((2, 4, 4, 3), "float16"), training=True).dtype == tf.float16
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e2, 1e3, 1e4, 1e5])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_survives_offsets_compiled_or_not(offset, jit_compile):
+    """XLA lowers the kernel to E[x²] − E[x]²; the choice of operations must avoid it."""
+    ours, _ = pair(4, epsilon=EPSILON, momentum=0.0)  # the moving averages are the batch's
+    x = np.random.default_rng(3).normal(offset, 3.0, (8, 7, 7, 4)).astype("float32")
+    gamma, beta, *_ = ours.get_weights()
+    vectors = (gamma.astype("float64"), beta.astype("float64"))
+    expected = batch_norm(x.astype("float64"), *vectors, epsilon=EPSILON)
+    outputs = tf.function(lambda x: ours(x, training=True), jit_compile=jit_compile)(x)
+    _, _, mean, variance = ours.get_weights()
+    # A mean of 1e5 is held to 0.004 in float32: of values with a spread of 3, to 1e-3.
+    tolerance = 1e-5 + 1e-7 * offset
+    for actual, oracle in zip((np.array(outputs), mean, variance), expected, strict=True):
+        assert relative_error(actual, np.array(oracle)) < tolerance
+
+
+def test_kernel_is_chosen_where_it_serves():
+    assert uses_kernel(tf.zeros((1, 2, 2, 3)))
+    assert not uses_kernel(tf.zeros((1, 2, 2, 3), "float64"))
+    assert not uses_kernel(tf.zeros((1, 3)))
+    chosen = []
+    for jit_compile in (False, True):
+
+        @tf.function(jit_compile=jit_compile)
+        def outer(x):
+            chosen.append(uses_kernel(x))
+            return tf.function(lambda x: (chosen.append(uses_kernel(x)), x)[1])(x)
+
+        outer(tf.zeros((1, 2, 2, 3)))
+    assert chosen == [True, True, False, False]
+
+
+@given(
+    shape=st.tuples(*[st.integers(1, 4)] * 4),
+    scale=st.floats(0.1, 10),
+    seed=st.integers(0, 2**16),
+)
+@settings(deadline=None, max_examples=30)
+def test_kernel_equals_operations(shape, scale, seed):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(1.0, scale, shape).astype("float32")
+    gamma, beta = rng.normal(size=(2, shape[-1])).astype("float32")
+    kernel = fused_batch_norm(x, gamma, beta, epsilon=1e-3)
+    plain = batch_norm(x, gamma, beta, epsilon=1e-3)
+    for actual, expected in zip(kernel, plain, strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=2e-5 * scale**2)
+
+
+def test_one_value_has_variance_zero():
+    ours, theirs = pair(3, momentum=0.5)
+    x = np.array([[[[1.0, -2.0, 3.0]]]], "float32")
+    for actual, expected in zip(run(ours, x, True), run(theirs, x, True), strict=True):
+        np.testing.assert_allclose(actual, expected, atol=1e-6)
+
+
+def test_gradient_equals_finite_differences():
+    """In float64, through the batch's own statistics."""
+    layer = BatchNormalization(dtype="float64")
+    x = np.random.default_rng(4).normal(size=(2, 2, 3, 2))
+    layer.build(x.shape)
+    weights = np.random.default_rng(5).normal(size=x.shape)
+    theoretical, numerical = tf.test.compute_gradient(
+        lambda x: tf.reduce_sum(layer(x, training=True) * weights), [x], delta=1e-5
+    )
+    np.testing.assert_allclose(theoretical[0], numerical[0], atol=1e-7)
+
+
+@pytest.mark.parametrize("training", [None, False, True])
+@pytest.mark.parametrize("trainable", [False, True])
+def test_freezes_as_keras_does(trainable, training):
+    ours, theirs = pair(4)
+    ours.trainable = theirs.trainable = trainable
+    x = np.random.default_rng(6).normal(size=(3, 4, 4, 4)).astype("float32")
+    assert (
+        relative_error(np.array(ours(x, training=training)), np.array(theirs(x, training=training)))
+        < 1e-6
+    )
+    for actual, expected in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-6)
+
+
+def test_empty_training_batch_is_named():
+    ours, _ = pair(3)
+    before = ours.get_weights()
+    with pytest.raises(tf.errors.InvalidArgumentError, match="drop_remainder=True"):
+        ours(tf.zeros((0, 4, 4, 3)), training=True)
+    for old, new in zip(before, ours.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert ours(tf.zeros((0, 4, 4, 3)), training=False).shape == (0, 4, 4, 3)
+
+
+def test_empty_batch_without_the_kernel_moves_nothing():
+    ours, _ = pair(3, "float64")
+    before = ours.get_weights()
+    ours(tf.zeros((0, 4, 4, 3), "float64"), training=True)
+    for old, new in zip(before, ours.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
