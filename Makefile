@@ -1,0 +1,67 @@
+# make lab    reads and runs the notebooks in JupyterLab
+# make test   runs all the tests
+# Both set up .venv by themselves; only the first time takes minutes.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check
+NB ?= $(wildcard notebooks/[0-9]*.ipynb)
+
+# Jupyter takes the kernel of this environment, not a user's own of the same name.
+export JUPYTER_PREFER_ENV_PATH := 1
+
+.DEFAULT_GOAL := lab
+.PHONY: lab test notebooks look strict-matrix lint lock clean
+
+lab: $(VENV)/.requirements.lock
+	$(PY) tools/lab.py notebooks/00_start_here.ipynb
+
+test: $(VENV)/.requirements-test.lock
+	$(PY) -m pytest --nbval notebooks/
+	$(PY) -m pytest tests/
+
+# Runs notebooks from cold kernels and saves their outputs; NB=notebooks/03_bottleneck.ipynb for one.
+notebooks: $(VENV)/.requirements-test.lock
+	$(PY) tools/run_notebook.py $(NB)
+
+# Writes a picture of each whole notebook, as JupyterLab shows it, to pictures/.
+look: $(VENV)/.requirements-test.lock
+	$(PY) tools/browse.py pictures $(NB)
+
+# The notebooks are strict on other processors too: no oneDNN, older instructions, one core.
+strict-matrix: $(VENV)/.requirements-test.lock
+	TF_ENABLE_ONEDNN_OPTS=0 $(PY) -m pytest --nbval notebooks/
+	ONEDNN_MAX_CPU_ISA=AVX2 $(PY) -m pytest --nbval notebooks/
+	taskset -c 0 $(PY) -m pytest --nbval notebooks/
+
+lint: $(VENV)/.requirements-test.lock
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+# Keeps the locked versions that still fit; delete the locks first to move to the newest ones.
+COMPILE := .venv-lock/bin/uv pip compile --no-config --quiet --universal --python-version 3.11 \
+	--fork-strategy fewest --generate-hashes --no-annotate --no-emit-index-url \
+	--custom-compile-command "make lock" pyproject.toml
+
+lock: .venv-lock/.created
+	.venv-lock/bin/python -m pip install --quiet uv
+	$(COMPILE) --output-file requirements.lock
+	$(COMPILE) --output-file requirements-test.lock --extra test --constraints requirements.lock
+
+clean:
+	rm -rf $(VENV) .venv-lock build pictures .hypothesis .ruff_cache *.egg-info
+
+# Each stamp is newer than what it was made from, so a second run has nothing to set up.
+$(VENV)/.%.lock: %.lock pyproject.toml $(VENV)/.created
+	@echo "Installing the packages of $< into $(VENV) (minutes, the first time)"
+	@$(INSTALL) --require-hashes --requirement $<
+	@$(INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+%/.created:
+	@$(PYTHON) -c "import sys; (3, 11) <= sys.version_info[:2] <= (3, 13) or sys.exit( \
+	'$(PYTHON) is Python %d.%d; this needs 3.11 to 3.13, as in: make PYTHON=python3.12' \
+	% sys.version_info[:2])"
+	@$(PYTHON) -m venv --clear $*
+	@touch $@

@@ -1,0 +1,120 @@
+"""pyproject.toml, environment.yml and the locks say the same; no file names a package index."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parent.parent
+LOCKS = ("requirements.lock", "requirements-test.lock")
+SYSTEMS = [
+    {"sys_platform": "linux", "os_name": "posix", "platform_system": "Linux"},
+    {"sys_platform": "darwin", "os_name": "posix", "platform_system": "Darwin"},
+    {"sys_platform": "win32", "os_name": "nt", "platform_system": "Windows"},
+]
+PYTHONS = ("3.11", "3.12", "3.13")
+MARKERS = [
+    {**system, "python_version": python, "python_full_version": f"{python}.9", "extra": ""}
+    for system in SYSTEMS
+    for python in PYTHONS
+]
+
+
+def text(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+PROJECT = tomllib.loads(text("pyproject.toml"))["project"]
+
+
+def requirements(lock):
+    """Return the requirements in `lock`, as a list of (requirement, hashes)."""
+    entries = re.sub(r"\\\n", " ", text(lock)).splitlines()
+    return [
+        (Requirement(entry.split(" --hash")[0]), re.findall(r"--hash=sha256:([0-9a-f]{64})", entry))
+        for entry in entries
+        if entry and not entry.startswith("#")
+    ]
+
+
+def versions(lock, marker):
+    """Return the version of each package that `lock` installs where `marker` holds."""
+    found = {}
+    for requirement, _ in requirements(lock):
+        if requirement.marker is None or requirement.marker.evaluate(marker):
+            (pin,) = requirement.specifier
+            assert pin.operator == "=="
+            name = canonicalize_name(requirement.name)
+            assert name not in found, f"{lock} pins {name} twice where {marker}"
+            found[name] = pin.version
+    return found
+
+
+@pytest.mark.parametrize(
+    "marker", MARKERS, ids=lambda m: f"{m['sys_platform']}-{m['python_version']}"
+)
+@pytest.mark.parametrize("lock", LOCKS)
+def test_the_lock_satisfies_every_requirement(lock, marker):
+    wanted = list(PROJECT["dependencies"])
+    if lock == "requirements-test.lock":
+        wanted += PROJECT["optional-dependencies"]["test"]
+    locked = versions(lock, marker)
+    for requirement in map(Requirement, wanted):
+        version = locked[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version), f"{requirement} has {version} in {lock}"
+
+
+def test_both_locks_agree():
+    first, second = (
+        {str(requirement): hashes for requirement, hashes in requirements(lock)} for lock in LOCKS
+    )
+    assert first.items() <= second.items()
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_every_locked_package_has_hashes(lock):
+    entries = requirements(lock)
+    assert len(entries) > 100
+    assert [str(requirement) for requirement, hashes in entries if not hashes] == []
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_no_lock_brings_torch_or_cuda(lock):
+    names = {canonicalize_name(requirement.name) for requirement, _ in requirements(lock)}
+    assert [n for n in names if n.startswith(("torch", "nvidia")) or "cuda" in n] == []
+
+
+def test_environment_yml_equals_pyproject():
+    *conda, pip = yaml.safe_load(text("environment.yml"))["dependencies"]
+    assert "pip" in conda
+    assert pip == {"pip": [*PROJECT["dependencies"], "-e ."]}
+    (python,) = (Requirement(line) for line in conda if line != "pip")
+    assert python.name == "python"
+    assert python.specifier == SpecifierSet(PROJECT["requires-python"])
+
+
+def test_the_supported_pythons_are_those_tested_here():
+    supported = SpecifierSet(PROJECT["requires-python"])
+    assert [f"3.{minor}" for minor in range(30) if f"3.{minor}" in supported] == list(PYTHONS)
+    assert "(3, 11) <= sys.version_info[:2] <= (3, 13)" in text("Makefile")
+
+
+def test_every_dependency_has_its_reason_beside_it():
+    lines = text("pyproject.toml").splitlines()
+    everything = [*PROJECT["dependencies"], *sum(PROJECT["optional-dependencies"].values(), [])]
+    for requirement in everything:
+        (line,) = [line for line in lines if f'"{requirement}"' in line]
+        assert re.search(r"#\s+\w.{5,}$", line), f"{requirement}: say why it is there"
+
+
+@pytest.mark.parametrize(
+    "name", [*LOCKS, "pyproject.toml", "environment.yml", "Makefile", ".ci/run", ".gitignore"]
+)
+def test_no_file_names_a_package_index(name):
+    index = r"://|pypi\b|--(extra-)?index-url|--find-links|--trusted-host|conda-forge|channels:"
+    assert re.findall(index, text(name).replace("--no-emit-index-url", "")) == []

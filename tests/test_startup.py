@@ -1,0 +1,164 @@
+"""Importing is lazy, and Keras starts quietly, with either backend, without hiding errors."""
+
+import inspect
+import os
+import subprocess
+import sys
+
+from densenet_nb._startup import NOISE, quietly
+
+import keras
+import pytest
+
+import densenet_nb
+
+BLOCK_TENSORFLOW = """
+import sys
+
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "tensorflow":
+            raise ImportError(f"{name} is blocked")
+
+sys.meta_path.insert(0, Block())
+"""
+
+
+def python(program, close_stderr=False, **environment):
+    """Run `program` in a fresh Python; return what it wrote to stdout and to stderr."""
+    variables = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"} | environment
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env=variables,
+        preexec_fn=(lambda: os.close(2)) if close_stderr else None,  # noqa: PLW1509
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
+
+
+def test_importing_the_package_imports_nothing_large():
+    large = {"tensorflow", "keras", "numpy", "matplotlib", "sklearn", "tensorflow_datasets", "jax"}
+    program = "import sys, densenet_nb; print(*{m.split('.')[0] for m in sys.modules})"
+    modules = set(python(program)[0].split())
+    assert "densenet_nb" in modules
+    assert not modules & large
+
+
+@pytest.mark.parametrize("name", densenet_nb.__all__)
+def test_each_public_name_resolves_and_is_listed(name):
+    assert getattr(densenet_nb, name) is not None
+    assert name in dir(densenet_nb)
+
+
+def test_a_misspelt_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="'densenet_nb' has no attribute 'DenseNet120'"):
+        densenet_nb.DenseNet120  # noqa: B018
+    with pytest.raises(ImportError, match="DenseNet120"):
+        from densenet_nb import DenseNet120  # noqa: F401
+
+
+@pytest.mark.parametrize("statement", ["import densenet_nb.models", "densenet_nb.DenseNet121"])
+@pytest.mark.parametrize("before", ["", "import keras", "import tensorflow"])
+def test_tensorflow_starts_quietly(statement, before):
+    # What a user's own import prints before ours is not ours to hide: the mark comes after it.
+    mark = "import sys, os; sys.stderr.write('MARK'); sys.stderr.flush()"
+    stdout, stderr = python(
+        f"{before}\n{mark}\nimport densenet_nb\n{statement}\n"
+        "import tensorflow as tf; print(tf.add(1, 1).numpy())"
+    )
+    assert stderr.split("MARK")[1] == ""
+    assert stdout == "2\n"
+
+
+def test_a_real_error_survives(tmp_path):
+    # A planted `keras` writes to the descriptor itself, as native code does, and then fails.
+    (tmp_path / "keras.py").write_text(
+        "import os\n"
+        "os.write(2, b'I0000 00:00:1.5     12 port.cc:153] oneDNN is on.\\n')\n"
+        "os.write(2, b'E0000 00:00:1.5     12 gpu.cc:1] CUDA_ERROR_ECC: the memory is broken\\n')\n"
+        "raise SystemError('no backend')\n",
+        encoding="utf-8",
+    )
+    stdout, stderr = python(
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "try:\n    import densenet_nb.models\nexcept SystemError as error:\n    print(error)"
+    )
+    assert stdout == "no backend\n"
+    assert "the memory is broken" in stderr
+    assert "oneDNN" not in stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "noise"),
+    [
+        ("WARNING: All log messages before absl::InitializeLog() is called are written to STDERR",
+         1),
+        ("I0000 00:00:1795597301.281432    5386 port.cc:153] oneDNN custom operations are on.", 1),
+        ("E0000 00:00:1.9  5 cuda_platform.cc:52] failed call to cuInit: INTERNAL: CUDA error: "
+         "Failed call to cuInit: UNKNOWN ERROR (303)", 1),
+        ("E0000 00:00:1.9  5 cuda_platform.cc:52] failed call to cuInit: INTERNAL: CUDA error: "
+         "Failed call to cuInit: CUDA_ERROR_SYSTEM_DRIVER_MISMATCH", 0),
+        ("W0000 00:00:1.9  5 gpu_device.cc:2431] Cannot dlopen some GPU libraries.", 0),
+        ("F0000 00:00:1.9  5 cpu_feature_guard.cc:1] compiled to use AVX instructions", 0),
+        ("Traceback (most recent call last):", 0),
+    ],
+)  # fmt: skip
+def test_what_counts_as_noise(line, noise):
+    assert bool(NOISE.fullmatch(line)) == bool(noise)
+
+
+def test_quietly_prints_what_is_not_noise_after_it(capfd):
+    with quietly():
+        os.write(2, b"I0000 00:00:1.9  5 a.cc:1] fine\nsomething broke\n")
+        assert capfd.readouterr().err == ""
+    sys.stderr.flush()
+    assert capfd.readouterr().err == "something broke\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX closes a descriptor before the program starts")
+def test_starts_without_a_standard_error():
+    assert python("import densenet_nb.models; print('started')", True)[0] == "started\n"
+
+
+@pytest.mark.parametrize("where", ["environment", "keras.json"])
+def test_jax_needs_no_tensorflow(where, tmp_path):
+    environment = {"KERAS_HOME": str(tmp_path)}
+    if where == "environment":
+        environment["KERAS_BACKEND"] = "jax"
+    else:
+        (tmp_path / "keras.json").write_text('{"backend": "jax"}', encoding="utf-8")
+    program = (
+        "import densenet_nb, keras, numpy\n"
+        "model = densenet_nb.DenseNetCIFAR(depth=10, growth_rate=4)\n"
+        "print(keras.backend.backend(), model(numpy.zeros((1, 32, 32, 3))).shape)\n"
+        "print(*[name for name in sys.modules if name.split('.')[0] == 'tensorflow'])"
+    )
+    stdout, stderr = python(BLOCK_TENSORFLOW + program, **environment)
+    assert stdout == "jax (1, 10)\n\n"
+    assert stderr == ""
+
+
+def test_load_model_registers_the_layers(tmp_path):
+    path = str(tmp_path / "model.keras")
+    densenet_nb.DenseNetCIFAR(depth=10, growth_rate=4).save(path)
+    stdout, _ = python(
+        f"import densenet_nb; print(densenet_nb.load_model({path!r}).count_params())"
+    )
+    loaded_after_keras, _ = python(
+        "import keras, densenet_nb\n"
+        f"print(keras.saving.load_model({path!r}).count_params())"
+    )  # fmt: skip
+    expected = densenet_nb.DenseNetCIFAR(depth=10, growth_rate=4).count_params()
+    assert int(stdout) == int(loaded_after_keras) == expected
+
+
+def test_load_model_has_the_signature_of_keras():
+    def parameters(function):
+        return [
+            (p.name, p.default, p.kind) for p in inspect.signature(function).parameters.values()
+        ]
+
+    assert parameters(densenet_nb.load_model) == parameters(keras.saving.load_model)
