@@ -1,0 +1,393 @@
+"""Data sets through TensorFlow Datasets (TFDS), which keeps them on disk and documents them.
+
+`digits` is made from the copy inside scikit-learn and needs no network. Any other data set of
+TFDS has the same two functions: `load` for pipelines, `load_arrays` for arrays. Nothing is
+fetched unless ``download=True`` asks for it.
+"""
+
+import contextlib
+import difflib
+import functools
+import io
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from densenet_nb._startup import quietly
+
+import numpy as np
+
+with quietly():  # Keras may run on another backend, and then TensorFlow starts here
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
+
+    tf.config.list_physical_devices("GPU")  # TensorFlow speaks when it first looks for one
+
+__all__ = ["Digits", "load", "load_arrays", "photograph"]
+
+_PHOTOGRAPHS = ("china", "flower")
+_CONNECT_SECONDS = 4
+_PORTS = {"http": 80, "https": 443, "ftp": 21}
+_SHUFFLE_BUFFER = 10_000  # TFDS has already put the examples on disk in a random order
+
+# A bar shows times, which differ in every run of a notebook; where ipywidgets is missing it also
+# warns. Off from here on; `tfds.enable_progress_bar()` turns them on again.
+tfds.disable_progress_bar()
+
+
+class Digits(tfds.core.GeneratorBasedBuilder):
+    """The handwritten digits inside scikit-learn as a TFDS data set: 1,437 + 360 images.
+
+    Images are (8, 8, 1) uint8 with scikit-learn's own values, 0 (paper) to 16 (ink); labels are 0
+    to 9. The split is fixed: of the images ordered by label (and as in scikit-learn within a
+    label) every fifth, beginning with the first, is in ``test``. So each digit has a fifth of its
+    images there, give or take one. The same 13 people wrote both parts.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "Ordered by label, every fifth image is in the test split."}
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=(
+                "1,797 handwritten digits of 13 people, 8x8 pixels with values 0 to 16: the test "
+                "set of UCI's Optical Recognition of Handwritten Digits, from the copy inside "
+                "scikit-learn. Ordered by label, every fifth image is in the test split."
+            ),
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(8, 8, 1), dtype=np.uint8),
+                    "label": tfds.features.ClassLabel(num_classes=10),
+                }
+            ),
+            supervised_keys=("image", "label"),
+            homepage="https://archive.ics.uci.edu/dataset/80",
+            citation=(
+                "@misc{alpaydin1998digits,\n"
+                "  author = {Alpaydin, E. and Kaynak, C.},\n"
+                "  title = {Optical Recognition of Handwritten Digits},\n"
+                "  year = {1998},\n"
+                "  howpublished = {UCI Machine Learning Repository},\n"
+                "  doi = {10.24432/C50P49}\n"
+                "}"
+            ),
+            metadata=tfds.core.MetadataDict(max_pixel=16),
+        )
+
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        by_label = np.argsort(digits.target, kind="stable")
+        test = by_label[::5]
+        train = np.setdiff1d(by_label, test)
+        return {
+            "train": self._generate_examples(digits, train),
+            "test": self._generate_examples(digits, test),
+        }
+
+    def _generate_examples(
+        self, digits: Any, indices: np.ndarray
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        for index in indices.tolist():
+            image = digits.images[index].astype(np.uint8)[:, :, np.newaxis]  # (8, 8, 1)
+            yield index, {"image": image, "label": digits.target[index]}
+
+
+def load(
+    name: str = "digits",
+    split: str | Sequence[str] = ("train", "test"),
+    batch_size: int | None = 64,
+    *,
+    seed: int | None = 0,
+    data_dir: str | PathLike | None = None,
+    manual_dir: str | PathLike | None = None,
+    download: bool = False,
+) -> tuple[Any, tfds.core.DatasetInfo]:
+    """Load a data set as pipelines ready for ``model.fit``, with TFDS's info.
+
+    ``(train, test), info = load("digits")``
+
+    Parameters
+    ----------
+    name : str
+        The data set: ``"digits"``, or any image classification data set of TFDS, as
+        ``"cifar10"`` or with configuration and version ``"imagenette/320px-v2:1.0.0"``.
+    split : str or sequence of str
+        Parts of it, in TFDS's notation: ``"train"``, ``"train[:200]"``, ``"train+test"``.
+    batch_size : int or None
+        Images in a batch (the last batch may be smaller). None gives single images, which may
+        then differ in size.
+    seed : int or None
+        Fixes the order in which a split that begins with "train" is shuffled, anew in each epoch.
+        None keeps the order on disk, as the other splits do always.
+    data_dir : path, optional
+        Where prepared data sets are kept. Default: TFDS's own, that is the environment variable
+        ``TFDS_DATA_DIR`` (as it was at the first import) or ``~/tensorflow_datasets``.
+    manual_dir : path, optional
+        Folder with the original files, put there by hand under their original names. Their
+        SHA-256 is checked if TFDS knows it, and the data set is prepared from them.
+    download : bool
+        Whether what is neither prepared nor in `manual_dir` may be fetched.
+
+    Returns
+    -------
+    datasets : tf.data.Dataset, or tuple of them for a sequence of splits
+        Pairs (images, labels): float32 (batch, height, width, channels) in [0, 1], and int64
+        (batch,). Without a batch size both lack the first axis.
+    info : tfds.core.DatasetInfo
+        Description, citation, features and the sizes of the splits.
+
+    Raises
+    ------
+    ValueError
+        Unknown name or split; not a data set of labeled images; a batch of images that differ in
+        size; a batch size below 1; a file that is broken or another one.
+    FileNotFoundError
+        The data set is not on this machine and `download` is false, or `manual_dir` lacks a file.
+    ConnectionError
+        `download` is true and the network does not answer.
+    """
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: it is at least 1, or None for single images")
+    builder = _prepared_builder(name, data_dir, manual_dir, download)
+    shape = _image_feature(builder.info).shape
+    if batch_size is not None and None in shape:
+        raise ValueError(
+            f"{name}: its images differ in size (shape {shape}), so they cannot be batched as "
+            "they are; load them with batch_size=None, resize them, then batch"
+        )
+
+    scale = _scaling(builder.info)
+
+    def pipeline(part: str) -> tf.data.Dataset:
+        dataset = builder.as_dataset(split=part, as_supervised=True)
+        if seed is not None and part.startswith("train"):
+            dataset = dataset.shuffle(_SHUFFLE_BUFFER, seed=seed)
+        if batch_size is not None:
+            dataset = dataset.batch(batch_size)
+        dataset = dataset.map(lambda x, y: (scale(x), y), num_parallel_calls=tf.data.AUTOTUNE)
+        return dataset.prefetch(tf.data.AUTOTUNE)
+
+    datasets = pipeline(split) if isinstance(split, str) else tuple(map(pipeline, split))
+    return datasets, builder.info
+
+
+def load_arrays(
+    name: str = "digits",
+    split: str | Sequence[str] = ("train", "test"),
+    *,
+    data_dir: str | PathLike | None = None,
+    manual_dir: str | PathLike | None = None,
+    download: bool = False,
+) -> Any:
+    """Load a data set as NumPy arrays, in the order on disk, which is random and always the same.
+
+    ``(x_train, y_train), (x_test, y_test) = load_arrays("digits")``, as ``keras.datasets`` gives
+    them, and ``x, y = load_arrays("digits", "train[:200]")``.
+
+    Parameters
+    ----------
+    name, split, data_dir, manual_dir, download
+        As for `load`. The whole of each split must fit in memory, as float32.
+
+    Returns
+    -------
+    (images, labels), or tuple of such pairs for a sequence of splits
+        float32 (n, height, width, channels) in [0, 1], and int64 (n,).
+
+    Raises
+    ------
+    ValueError, FileNotFoundError, ConnectionError
+        As `load`.
+    """
+    one_batch = np.iinfo(np.int64).max
+    sources = {"data_dir": data_dir, "manual_dir": manual_dir, "download": download}
+    pipelines, _ = load(name, split, one_batch, seed=None, **sources)
+
+    def arrays(dataset: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray]:
+        return next(dataset.as_numpy_iterator())
+
+    return arrays(pipelines) if isinstance(split, str) else tuple(map(arrays, pipelines))
+
+
+def photograph(name: str) -> np.ndarray:
+    """Return one of the two photographs that scikit-learn carries.
+
+    Parameters
+    ----------
+    name : {"china", "flower"}
+        A Chinese temple, or a dahlia.
+
+    Returns
+    -------
+    np.ndarray
+        uint8 (427, 640, 3), red, green and blue from 0 to 255.
+
+    Raises
+    ------
+    ValueError
+        Another name.
+    """
+    from sklearn.datasets import load_sample_image
+
+    if name not in _PHOTOGRAPHS:
+        raise ValueError(f"no photograph {name!r}: there are {' and '.join(_PHOTOGRAPHS)}")
+    return load_sample_image(f"{name}.jpg")
+
+
+def _image_feature(info: tfds.core.DatasetInfo) -> tfds.features.Image:
+    """Return the feature that is the network's input, if the data set is labeled images."""
+    keys = info.supervised_keys or ()
+    kinds = tuple(type(info.features[key]) for key in keys if key in info.features)
+    if kinds != (tfds.features.Image, tfds.features.ClassLabel):
+        raise ValueError(
+            f"{info.name} is not a data set of images with one label each (TFDS gives "
+            f"supervised_keys={info.supervised_keys}); take it from tensorflow_datasets itself"
+        )
+    return info.features[keys[0]]
+
+
+def _scaling(info: tfds.core.DatasetInfo) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Return the map from stored pixels to float32 in [0, 1]."""
+    metadata = info.metadata or {}
+    max_pixel = metadata.get("max_pixel", np.iinfo(_image_feature(info).np_dtype).max)
+    return lambda images: tf.cast(images, tf.float32) / max_pixel
+
+
+def _prepared_builder(
+    name: str,
+    data_dir: str | PathLike | None,
+    manual_dir: str | PathLike | None,
+    download: bool,
+) -> tfds.core.DatasetBuilder:
+    """Return the builder of a data set on disk, preparing it first if that is possible."""
+    # Names with a namespace ("huggingface:…") are not among these: they fetch code as they load.
+    known = tfds.list_builders(with_community_datasets=False)
+    family = name.partition("/")[0].partition(":")[0]
+    if family not in known:
+        close = " or ".join(map(repr, difflib.get_close_matches(family, known))) or "'digits'"
+        raise ValueError(
+            f"no data set {name!r}: did you mean {close}? tensorflow_datasets.list_builders() "
+            "lists them all"
+        )
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except AssertionError as error:  # an unknown version
+        raise ValueError(str(error)) from error
+    _image_feature(builder.info)  # refuses what is no labeled images, before anything is fetched
+    if builder.data_path.exists():
+        return builder
+    if manual_dir is not None and not Path(manual_dir).expanduser().is_dir():
+        raise FileNotFoundError(f"manual_dir={str(manual_dir)!r} is not a folder")
+    if not download and manual_dir is None and not isinstance(builder, Digits):
+        raise FileNotFoundError(
+            f"{name} is not on this machine (there is no {builder.data_path}), and nothing is "
+            f"fetched unasked. {_ways(name, builder)}"
+        )
+    _prepare(name, builder, manual_dir, download)
+    return tfds.builder(name, data_dir=data_dir)  # reads what is now on disk
+
+
+def _prepare(
+    name: str,
+    builder: tfds.core.DatasetBuilder,
+    manual_dir: str | PathLike | None,
+    download: bool,
+) -> None:
+    """Write the data set to disk, whole or not at all, without printing anything."""
+    config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
+    try:
+        with _guarded_downloads(name, builder, download), contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare(download_config=config)
+    except NonMatchingChecksumError as error:
+        raise ValueError(
+            f"{name}: a file is broken, or not the one that TFDS knows. Replace it with the "
+            f"original and load again.\n{error}"
+        ) from error
+    except OSError:
+        if not builder.data_path.exists():  # else another process was faster: take its work
+            raise
+
+
+@contextlib.contextmanager
+def _guarded_downloads(
+    name: str, builder: tfds.core.DatasetBuilder, download: bool
+) -> Iterator[None]:
+    """Let `builder` fetch files only if asked, and only from hosts that answer in seconds.
+
+    TFDS alone fetches whatever is missing, and without a network retries for 204 s. It has no
+    setting for either, so its download manager is given this check on its way to the network.
+    """
+    make = builder._make_download_manager
+    answers = functools.cache(_answers)
+
+    def make_guarded(**arguments: Any) -> tfds.download.DownloadManager:
+        manager = make(**arguments)
+        fetch = manager._download
+
+        def guarded(resource: tfds.download.Resource) -> Any:
+            if not download:
+                raise FileNotFoundError(
+                    f"{name}: manual_dir lacks the file of {resource.url}. {_ways(name, builder)}"
+                )
+            if not answers(*_first_host(resource.url)):
+                raise ConnectionError(
+                    f"{name}: no answer within {_CONNECT_SECONDS} s on the way to "
+                    f"{resource.url}. {_ways(name, builder)}"
+                )
+            return fetch(resource)
+
+        manager._download = guarded
+        return manager
+
+    builder._make_download_manager = make_guarded
+    try:
+        yield
+    finally:
+        del builder._make_download_manager
+
+
+def _ways(name: str, builder: tfds.core.DatasetBuilder) -> str:
+    """Say how a person gets the data set onto this machine."""
+    files = sorted({info.filename for info in (builder.url_infos or {}).values() if info.filename})
+    listed = ", ".join(files) if 0 < len(files) <= 8 else "its original files"
+    by_hand = (
+        f"put {listed} into a folder and call "
+        f"densenet_nb.data.load({name!r}, manual_dir='the folder')."
+    )
+    if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:  # these cannot be fetched by a program
+        return f"By hand: {by_hand} {builder.MANUAL_DOWNLOAD_INSTRUCTIONS.strip()}"
+    return f"With a network: densenet_nb.data.load({name!r}, download=True). Without: {by_hand}"
+
+
+def _first_host(url: str) -> tuple[str, int]:
+    """Return host and port that a request for `url` goes to first: the proxy's, if there is one."""
+    parts = urlsplit(url)
+    proxy = getproxies().get(parts.scheme)
+    if proxy and not proxy_bypass(parts.hostname):
+        parts = urlsplit(proxy if "//" in proxy else f"http://{proxy}")
+    return parts.hostname, parts.port or _PORTS.get(parts.scheme, 443)
+
+
+def _answers(host: str, port: int) -> bool:
+    """Whether a connection is made in time. Looking a name up has no time limit: hence a thread."""
+    connected = threading.Event()
+
+    def connect() -> None:
+        with contextlib.suppress(OSError), socket.create_connection((host, port), _CONNECT_SECONDS):
+            connected.set()
+
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(_CONNECT_SECONDS)
+    return connected.is_set()

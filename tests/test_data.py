@@ -1,0 +1,503 @@
+"""Digits and photographs are scikit-learn's; every other data set comes only when asked for."""
+
+import gzip
+import http.server
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+import run_notebook
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from sklearn.datasets import load_digits, load_sample_image
+
+from densenet_nb import data
+
+FASHION_FILES = {  # name: time in the original's gzip header
+    "train-images-idx3-ubyte.gz": 1504176606,
+    "train-labels-idx1-ubyte.gz": 1504176606,
+    "t10k-images-idx3-ubyte.gz": 1504176627,
+    "t10k-labels-idx1-ubyte.gz": 1504176627,
+}
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+CLOSED = "http://127.0.0.1:9"  # the discard port: a proxy that is not there
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """No network, on any machine: every request goes to a proxy that refuses connections."""
+    for variable in ("http_proxy", "https_proxy", "ftp_proxy"):
+        monkeypatch.setenv(variable, CLOSED)
+        monkeypatch.setenv(variable.upper(), CLOSED)
+    for variable in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+
+
+def rows(images, labels):
+    """Return each image with its label as bytes, sorted: equal if the sets of images are equal."""
+    return sorted(x.tobytes() + bytes([y]) for x, y in zip(images, labels, strict=True))
+
+
+def leftovers(folder):
+    """Return the files that a failed preparation left."""
+    return [path for path in Path(folder).rglob("*") if path.is_file() or "incomplete" in path.name]
+
+
+# Digits
+
+
+def test_digits_are_those_of_scikit_learn_in_the_documented_split(data_dir):
+    digits = load_digits()
+    by_label = np.argsort(digits.target, kind="stable")
+    test = by_label[::5]
+    train = np.delete(by_label, np.arange(0, len(by_label), 5))
+    parts = data.load_arrays("digits", data_dir=data_dir)
+    for (images, labels), indices, size in zip(parts, (train, test), (1437, 360), strict=True):
+        assert images.shape == (size, 8, 8, 1)
+        assert images.dtype == np.float32
+        assert labels.shape == (size,)
+        assert labels.dtype == np.int64
+        assert images.min() == 0
+        assert images.max() == 1
+        pixels = (images * 16).astype(np.uint8)  # 1/16 is exact in binary
+        assert np.array_equal(pixels, images * 16)
+        expected = digits.images[indices].astype(np.uint8)
+        assert rows(pixels, labels) == rows(expected, digits.target[indices])
+
+
+def test_each_digit_has_a_fifth_of_its_images_in_the_test_split(data_dir):
+    everything = np.bincount(load_digits().target)
+    for split, fraction in (("train", 4 / 5), ("test", 1 / 5)):
+        count = np.bincount(data.load_arrays(split=split, data_dir=data_dir)[1], minlength=10)
+        assert np.all(np.abs(count - fraction * everything) <= 1)
+
+
+def test_digits_are_the_same_in_every_preparation(data_dir, tmp_path):
+    first = data.load_arrays(data_dir=data_dir)
+    second = data.load_arrays(data_dir=tmp_path)
+    for (x, y), (again_x, again_y) in zip(first, second, strict=True):
+        assert np.array_equal(x, again_x)
+        assert np.array_equal(y, again_y)
+        assert np.any(np.diff(y[:20]) < 0)  # the order is mixed, so that a slice is a fair sample
+
+
+@pytest.mark.parametrize("name", ["digits", "digits:1.0.0"])  # TFDS reads a version from its files
+def test_tfds_itself_knows_digits(name, data_dir):
+    data.load(data_dir=data_dir)
+    pair = next(iter(tfds.load(name, split="train", as_supervised=True, data_dir=data_dir)))
+    assert pair[0].dtype == tf.uint8
+    assert data.load_arrays(name, "test", data_dir=data_dir)[0].max() == 1
+
+
+def test_info_says_what_a_user_needs(data_dir):
+    _, info = data.load(data_dir=data_dir)
+    assert info.name == "digits"
+    assert {name: part.num_examples for name, part in info.splits.items()} == {
+        "train": 1437,
+        "test": 360,
+    }
+    assert info.features["image"].shape == (8, 8, 1)
+    assert info.features["label"].names == list("0123456789")
+    assert "Alpaydin" in info.citation
+    assert "scikit-learn" in info.description
+
+
+def test_a_second_process_that_prepares_the_same_data_does_no_harm(monkeypatch, tmp_path):
+    generate = data.Digits._split_generators
+
+    def overtaken(self, dl_manager):
+        monkeypatch.setattr(data.Digits, "_split_generators", generate)
+        data.load(data_dir=tmp_path)  # another process begins later and is faster
+        return generate(self, dl_manager)
+
+    monkeypatch.setattr(data.Digits, "_split_generators", overtaken)
+    assert data.load_arrays(split="test", data_dir=tmp_path)[0].shape == (360, 8, 8, 1)
+    assert not [path for path in leftovers(tmp_path) if "incomplete" in path.name]
+
+
+def test_what_interrupts_a_preparation_is_raised_and_leaves_nothing(monkeypatch, tmp_path):
+    def full(self, dl_manager):
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(data.Digits, "_split_generators", full)
+        with pytest.raises(OSError, match="No space left"):
+            data.load(data_dir=tmp_path)
+    assert leftovers(tmp_path) == []
+    assert data.load(data_dir=tmp_path)[1].splits["test"].num_examples == 360
+
+
+# Pipelines
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "batch", "last"), [(64, 64, 29), (1437, 1437, 1437), (None, None, None)]
+)
+def test_pipelines_are_ready_for_fit(batch_size, batch, last, data_dir):
+    train, info = data.load(split="train", batch_size=batch_size, data_dir=data_dir)
+    batched = [] if batch is None else [None]
+    assert train.element_spec == (
+        tf.TensorSpec([*batched, 8, 8, 1], tf.float32),
+        tf.TensorSpec(batched, tf.int64),
+    )
+    sizes = [images.shape[0] for images, _ in train] if batch else [1 for _ in train]
+    assert sum(sizes) == info.splits["train"].num_examples
+    if batch:
+        assert sizes[0] == batch
+        assert sizes[-1] == last
+
+
+def labels(dataset):
+    return np.concatenate([y for _, y in dataset.as_numpy_iterator()])
+
+
+def test_train_is_shuffled_anew_in_each_epoch_and_the_same_in_each_run(data_dir):
+    def epochs(**arguments):
+        dataset, _ = data.load(split="train", data_dir=data_dir, **arguments)
+        return labels(dataset), labels(dataset)
+
+    first, second = epochs()
+    assert not np.array_equal(first, second)
+    for epoch, again in zip((first, second), epochs(), strict=True):
+        assert np.array_equal(epoch, again)
+    assert not np.array_equal(first, epochs(seed=1)[0])
+    stored = data.load_arrays(split="train", data_dir=data_dir)[1]
+    for epoch in epochs(seed=None):
+        assert np.array_equal(epoch, stored)
+    assert np.array_equal(np.sort(first), np.sort(stored))
+
+
+def test_test_is_never_shuffled(data_dir):
+    (_, test), _ = data.load(data_dir=data_dir)
+    assert np.array_equal(labels(test), data.load_arrays(split="test", data_dir=data_dir)[1])
+
+
+def test_splits_are_sliced_in_the_notation_of_tfds(data_dir):
+    x, y = data.load_arrays(split="train[:200]", data_dir=data_dir)
+    whole_x, whole_y = data.load_arrays(split="train", data_dir=data_dir)
+    assert np.array_equal(x, whole_x[:200])
+    assert np.array_equal(y, whole_y[:200])
+    assert len(data.load_arrays(split="train+test", data_dir=data_dir)[1]) == 1797
+    datasets, _ = data.load(split=["train[:10]", "train[10:]", "test"], data_dir=data_dir)
+    assert [len(labels(dataset)) for dataset in datasets] == [10, 1427, 360]
+
+
+# Photographs
+
+
+@pytest.mark.parametrize("name", ["china", "flower"])
+def test_photographs_are_those_of_scikit_learn(name):
+    image = data.photograph(name)
+    assert image.shape == (427, 640, 3)
+    assert image.dtype == np.uint8
+    assert np.array_equal(image, load_sample_image(f"{name}.jpg"))
+
+
+def test_an_unknown_photograph_is_refused():
+    with pytest.raises(ValueError, match="no photograph 'cat': there are china and flower"):
+        data.photograph("cat")
+
+
+# What cannot be loaded
+
+CASES = {
+    "misspelt": ({"name": "cifr10"}, ValueError, ["'cifr10'", "'cifar10'"]),
+    "like nothing": ({"name": "zzzzzz"}, ValueError, ["'zzzzzz'", "'digits'", "list_builders"]),
+    "namespace": ({"name": "huggingface:mnist"}, ValueError, ["'huggingface:mnist'"]),
+    "version": ({"name": "digits:9.9.9"}, ValueError, ["9.9.9", "1.0.0"]),
+    "no images": ({"name": "imdb_reviews"}, ValueError, ["imdb_reviews", "images"]),
+    "boxes": ({"name": "voc"}, ValueError, ["voc", "images with one label"]),
+    "sizes": ({"name": "sizes_differ"}, ValueError, ["sizes_differ", "batch_size=None"]),
+    "split": ({"split": "trian"}, ValueError, ["'trian'", "train"]),
+    "empty split": ({"split": "train[:0]"}, ValueError, ["no data"]),
+    "batch size": ({"batch_size": 0}, ValueError, ["batch_size=0", "at least 1"]),
+    "absent": (
+        {"name": "fashion_mnist"},
+        FileNotFoundError,
+        ["load('fashion_mnist', download=True)", "manual_dir", *FASHION_FILES],
+    ),
+    "absent, many files": (
+        {"name": "mnist_corrupted"},
+        FileNotFoundError,
+        ["load('mnist_corrupted', download=True)", "manual_dir"],
+    ),
+    "absent, by hand only": (
+        {"name": "imagenet2012"},
+        FileNotFoundError,
+        ["ILSVRC2012_img_train.tar", "load('imagenet2012', manual_dir="],
+    ),
+    "no network": (
+        {"name": "fashion_mnist", "download": True},
+        ConnectionError,
+        ["http://", "load('fashion_mnist', download=True)", "manual_dir"],
+    ),
+    "manual_dir absent": (
+        {"name": "fashion_mnist", "manual_dir": "nowhere"},
+        FileNotFoundError,
+        ["manual_dir='nowhere'"],
+    ),
+    "manual_dir empty": (
+        {"name": "fashion_mnist", "manual_dir": "."},
+        FileNotFoundError,
+        ["manual_dir lacks", "-ubyte.gz", "download=True"],
+    ),
+}
+
+
+class SizesDiffer(tfds.core.GeneratorBasedBuilder):
+    """Two images of different sizes."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "label": tfds.features.ClassLabel(num_classes=2),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=tfds.features.FeaturesDict(features),
+            supervised_keys=("image", "label"),
+        )
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        for label, width in enumerate((4, 6)):
+            yield label, {"image": np.full((5, width, 3), 255, np.uint8), "label": label}
+
+
+@pytest.fixture
+def sizes_differ(tmp_path):
+    SizesDiffer(data_dir=tmp_path).download_and_prepare()
+
+
+@pytest.mark.usefixtures("offline", "sizes_differ")
+@pytest.mark.parametrize(("arguments", "error", "words"), CASES.values(), ids=CASES)
+def test_an_error_says_what_and_how_in_seconds_and_leaves_nothing(
+    arguments, error, words, tmp_path, monkeypatch, capfd
+):
+    manual = tmp_path / "manual"
+    manual.mkdir()
+    monkeypatch.chdir(manual)
+    if arguments.get("name", "digits") == "digits":
+        data.load(data_dir=tmp_path)
+    before = leftovers(tmp_path)
+    capfd.readouterr()
+    start = time.monotonic()
+    with pytest.raises(error) as caught:
+        data.load(**arguments, data_dir=tmp_path)
+    assert time.monotonic() - start < 15  # 5 s on a machine that does nothing else
+    for word in words:
+        assert word in str(caught.value)
+    assert leftovers(tmp_path) == before
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("sizes_differ")
+def test_images_that_differ_in_size_come_one_by_one(tmp_path):
+    train, _ = data.load("sizes_differ", "train", None, seed=None, data_dir=tmp_path)
+    assert sorted(tuple(image.shape) for image, _ in train) == [(5, 4, 3), (5, 6, 3)]
+    assert all(image.numpy().min() == 1 for image, _ in train)  # 255, the largest uint8
+
+
+def test_a_network_that_swallows_packets_is_given_up_in_time(monkeypatch):
+    end = threading.Event()
+
+    def swallow(*arguments):
+        end.wait(60)
+        raise TimeoutError
+
+    monkeypatch.setattr(data, "_CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(socket, "create_connection", swallow)
+    start = time.monotonic()
+    assert not data._answers("example.org", 443)
+    assert time.monotonic() - start < 10
+    end.set()
+
+
+@pytest.mark.parametrize(
+    ("proxy", "no_proxy", "expected"),
+    [
+        (None, None, ("example.org", 443)),
+        ("http://proxy.example:3128", None, ("proxy.example", 3128)),
+        ("proxy.example:3128", None, ("proxy.example", 3128)),
+        ("http://proxy.example:3128", "example.org", ("example.org", 443)),
+    ],
+)
+def test_the_host_asked_is_the_proxy_where_there_is_one(proxy, no_proxy, expected, monkeypatch):
+    for variable, value in (("https_proxy", proxy), ("no_proxy", no_proxy)):
+        monkeypatch.delenv(variable.upper(), raising=False)
+        if value is None:
+            monkeypatch.delenv(variable, raising=False)
+        else:
+            monkeypatch.setenv(variable, value)
+    assert data._first_host("https://example.org/file.gz") == expected
+
+
+class Remote(SizesDiffer):
+    """A data set that fetches one file."""
+
+    URL = ""
+
+    def _split_generators(self, dl_manager):
+        assert dl_manager.download(self.URL).read_text(encoding="utf-8") == "pixels"
+        return {"train": self._generate_examples()}
+
+
+@pytest.fixture
+def requests_served(monkeypatch):
+    """Serve the file of `Remote` from this machine; give the list of requests."""
+    served = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            served.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"pixels")
+
+        def log_message(self, *arguments):
+            pass
+
+    for variable in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        monkeypatch.setattr(Remote, "URL", f"http://127.0.0.1:{server.server_port}/file")
+        threading.Thread(target=server.serve_forever).start()
+        yield served
+        server.shutdown()
+
+
+def test_a_file_is_fetched_only_when_asked(requests_served, tmp_path, capfd):
+    for arguments in ({}, {"manual_dir": tmp_path}):
+        with pytest.raises(FileNotFoundError, match=r"load\('remote', download=True\)"):
+            data.load("remote", "train", None, data_dir=tmp_path, **arguments)
+    assert requests_served == []
+    for _ in range(2):
+        train, _ = data.load("remote", "train", None, data_dir=tmp_path, download=True)
+        assert len(list(train)) == 2
+    assert requests_served == ["/file"]
+    assert capfd.readouterr() == ("", "")
+
+
+# Files put by hand: Fashion-MNIST, as Debian packages it
+
+
+def original(file, seconds):
+    """Return the file as it was before Debian took name and time out of its gzip header."""
+    debian = (DEBIAN / file).read_bytes()
+    has_name, others, unix = 8, 0, 3
+    header = struct.pack("<2sBBIBB", b"\x1f\x8b", 8, has_name, seconds, others, unix)
+    return header + file.removesuffix(".gz").encode() + b"\0" + debian[10:]
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_file_that_is_another_one_is_named(tmp_path):
+    for file in FASHION_FILES:
+        (tmp_path / file).write_bytes(gzip.compress(b"not the digits"))
+    with pytest.raises(ValueError, match="fashion_mnist: a file is broken") as caught:
+        data.load("fashion_mnist", data_dir=tmp_path / "data", manual_dir=tmp_path)
+    assert any(str(tmp_path / file) in str(caught.value) for file in FASHION_FILES)
+    assert leftovers(tmp_path / "data") == []
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.skipif(not DEBIAN.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
+def test_fashion_mnist_from_files_put_by_hand_after_one_was_cut(tmp_path, capfd):
+    for file, seconds in FASHION_FILES.items():
+        (tmp_path / file).write_bytes(original(file, seconds))
+    broken = tmp_path / "t10k-images-idx3-ubyte.gz"
+    whole = broken.read_bytes()
+    arguments = {"data_dir": tmp_path / "data", "manual_dir": tmp_path}
+
+    broken.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="Replace it with the original") as caught:
+        data.load("fashion_mnist", **arguments)
+    assert str(broken) in str(caught.value)
+    assert leftovers(tmp_path / "data") == []
+
+    broken.write_bytes(whole)
+    (train, test), info = data.load("fashion_mnist", **arguments)
+    assert info.splits["train"].num_examples == 60_000
+    assert info.splits["test"].num_examples == 10_000
+    assert train.element_spec[0].shape == test.element_spec[0].shape == (None, 28, 28, 1)
+    assert capfd.readouterr() == ("", "")
+
+    for split, prefix in (("train", "train"), ("test", "t10k")):
+        images, labels = data.load_arrays("fashion_mnist", split, data_dir=tmp_path / "data")
+        pixels = gzip.decompress((tmp_path / f"{prefix}-images-idx3-ubyte.gz").read_bytes())[16:]
+        classes = gzip.decompress((tmp_path / f"{prefix}-labels-idx1-ubyte.gz").read_bytes())[8:]
+        expected = np.frombuffer(pixels, np.uint8).reshape(-1, 28, 28, 1)
+        assert rows(np.rint(images * 255).astype(np.uint8), labels) == rows(expected, classes)
+
+
+# A clean machine, a notebook, Windows
+
+
+def test_a_notebook_on_a_clean_machine_shows_only_its_own_output(tmp_path, monkeypatch):
+    for variable in ("HOME", "USERPROFILE", "MPLCONFIGDIR", "TFDS_DATA_DIR"):
+        folder = tmp_path / variable
+        folder.mkdir()
+        monkeypatch.setenv(variable, str(folder))
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
+    cells = {
+        "from densenet_nb import data": "",
+        "(train, test), info = data.load()": "",
+        "print(next(iter(train))[0].shape)": "(64, 8, 8, 1)\n",
+        "print(sum(len(y) for _, y in test))": "360\n",
+        "print(data.load_arrays(split='train[:200]')[0].shape)": "(200, 8, 8, 1)\n",
+        "print(data.photograph('china').shape)": "(427, 640, 3)\n",
+    }
+    for _ in range(2):
+        notebook = nbformat.v4.new_notebook(
+            cells=[nbformat.v4.new_code_cell(source) for source in cells]
+        )
+        run_notebook.run(notebook, tmp_path)
+        for cell, expected in zip(notebook.cells, cells.values(), strict=True):
+            printed = "".join(output.get("text", str(output)) for output in cell.outputs)
+            assert printed == expected, cell.source
+    assert (tmp_path / "TFDS_DATA_DIR" / "digits").is_dir()
+
+
+def test_tensorflow_starts_quietly_beside_another_backend(tmp_path):
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    environment |= {"KERAS_BACKEND": "jax", "TFDS_DATA_DIR": str(tmp_path)}
+    program = "from densenet_nb import data; print(data.load_arrays()[0][0].shape)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment
+    )
+    assert (done.stdout, done.stderr) == ("(1437, 8, 8, 1)\n", "")
+
+
+def test_digits_load_as_on_windows(tmp_path):
+    program = (
+        "import sys\n"
+        "sys.modules['resource'] = sys.modules['fcntl'] = None\n"  # not importable
+        "from densenet_nb import data\n"
+        "(x, y), _ = data.load_arrays()\n"
+        "print(x.shape, data.photograph('flower').shape)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-X", "warn_default_encoding", "-W", "always", "-c", program],
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": "cp1252", "TFDS_DATA_DIR": str(tmp_path)},
+    )
+    stderr = done.stderr.decode("cp1252")
+    assert done.returncode == 0, stderr
+    assert done.stdout.decode("cp1252").strip() == "(1437, 8, 8, 1) (427, 640, 3)"
+    assert "densenet_nb" not in stderr  # a warning names the file that is at fault
