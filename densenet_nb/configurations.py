@@ -5,7 +5,8 @@ compression) and the stem. From it follow every channel count of the network (se
 Nothing here needs Keras.
 """
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import floor, isfinite
 from numbers import Integral, Real
@@ -36,6 +37,18 @@ def require_compression(value: object) -> None:
             f"compression={value!r}: θ must lie in (0, 1]; 0.5 is DenseNet-C's, 1 keeps every "
             "channel."
         )
+
+
+def require_known_keywords(keywords: Iterable[str], known: Iterable[str], function: str) -> None:
+    """Raise a TypeError for an unknown keyword that names the one probably meant."""
+    for keyword in keywords:
+        if keyword not in known:
+            near = difflib.get_close_matches(keyword, known, n=1)
+            raise TypeError(
+                f"{function}() has no keyword {keyword!r}; "
+                + (f"did you mean {near[0]!r}? " if near else "")
+                + f"It takes {', '.join(known)}."
+            )
 
 
 @dataclass(frozen=True)

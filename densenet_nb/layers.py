@@ -4,6 +4,7 @@ Every part takes and returns raw feature maps, ``(batch, height, width, channels
 may stand between them. Weights are made in the order of ``keras.applications``.
 """
 
+import inspect
 from collections.abc import Callable
 from math import floor
 from typing import Any
@@ -16,10 +17,11 @@ from keras import ops
 from densenet_nb.configurations import (
     BOTTLENECK_WIDTH,
     require_compression,
+    require_known_keywords,
     require_positive_integer,
     require_real,
 )
-from densenet_nb.normalization import BatchNormalization
+from densenet_nb.normalization import BatchNormalization, require_channels_last
 
 __all__ = ["CompositeFunction", "DenseBlock", "DenseLayer", "HeNormalFanOut", "Transition"]
 
@@ -39,6 +41,9 @@ class HeNormalFanOut(keras.initializers.VarianceScaling):
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal initializer."""
         return {"seed": super().get_config()["seed"]}
+
+
+KERAS_KEYWORDS = ("name", "dtype", "trainable", "activity_regularizer", "autocast")
 
 
 class _Part(keras.layers.Layer):
@@ -75,8 +80,12 @@ class _Part(keras.layers.Layer):
         kernel_initializer: Any = HeNormalFanOut,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        own = [*inspect.signature(type(self)).parameters, *inspect.signature(_Part).parameters]
+        known = [keyword for keyword in own if keyword not in ("options", "kwargs")]
+        require_known_keywords(kwargs, [*known, *KERAS_KEYWORDS], type(self).__name__)
+        require_channels_last()
         require_composite(dropout_rate, momentum, epsilon)
+        super().__init__(**kwargs)
         self.composite = {
             "activation": keras.activations.get(activation),
             "dropout_rate": dropout_rate,

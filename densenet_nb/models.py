@@ -4,11 +4,10 @@
 same weights, return the same outputs. Weights are never fetched: `weights` is None by default.
 """
 
-import difflib
 import functools
 import inspect
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import densenet_nb._startup  # noqa: F401
@@ -21,10 +20,11 @@ from densenet_nb.configurations import (
     Configuration,
     cifar,
     imagenet,
+    require_known_keywords,
     require_positive_integer,
 )
 from densenet_nb.layers import DenseBlock, HeNormalFanOut, Transition, require_composite
-from densenet_nb.normalization import BatchNormalization
+from densenet_nb.normalization import BatchNormalization, require_channels_last
 
 __all__ = [
     "DenseNet",
@@ -39,6 +39,19 @@ __all__ = [
 ]
 
 
+def names_misspelt_keywords(function: Callable) -> Callable:
+    """Make an unknown keyword's error name the one that was probably meant."""
+    known = inspect.signature(function).parameters
+
+    @functools.wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        require_known_keywords(kwargs, known, function.__name__)
+        return function(*args, **kwargs)
+
+    return checked
+
+
+@names_misspelt_keywords
 def from_configuration(
     configuration: Configuration,
     include_top: bool = True,
@@ -96,16 +109,15 @@ def from_configuration(
     TypeError
         An unknown keyword.
     """
-    _require_channels_last()
+    require_channels_last()
     _require_weights(weights, include_top)
     require_positive_integer("classes", classes)
     require_composite(dropout_rate, momentum, epsilon)
     classifier_activation = keras.activations.get(classifier_activation)
     if pooling not in (None, "avg", "max"):
         raise ValueError(f'pooling={pooling!r}: must be None, "avg" or "max".')
-    images = _images(configuration, input_tensor, input_shape, include_top, name)
     composite = {
-        "activation": activation,
+        "activation": keras.activations.get(activation),
         "dropout_rate": dropout_rate,
         "momentum": momentum,
         "epsilon": epsilon,
@@ -113,6 +125,7 @@ def from_configuration(
             keras.initializers.get(kernel_initializer)
         ),
     }
+    images = _images(configuration, input_tensor, input_shape, include_top, name)
     x = _stem(images, configuration, composite, name)
     for index, num_layers in enumerate(configuration.blocks, start=1):
         if index > 1:
@@ -143,8 +156,7 @@ def from_configuration(
 def takes_options(**defaults: Any) -> Callable[[Callable], Callable[..., keras.Model]]:
     """Give a function the options of :func:`from_configuration`, with other `defaults`.
 
-    The options stand in the function's signature, so help and completion show them, and an
-    unknown keyword's error names the one that was probably meant.
+    The options stand in the function's signature, so help and completion show them.
     """
     _, *options = inspect.signature(from_configuration).parameters.values()
 
@@ -160,14 +172,12 @@ def takes_options(**defaults: Any) -> Callable[[Callable], Callable[..., keras.M
 
         @functools.wraps(function)
         def network(*args: Any, **kwargs: Any) -> keras.Model:
-            for keyword in kwargs:
-                _require_known(keyword, signature.parameters, function.__name__)
             arguments = signature.bind(*args, **kwargs)
             arguments.apply_defaults()
             return function(**arguments.arguments)
 
         network.__signature__ = signature
-        return network
+        return names_misspelt_keywords(network)
 
     return decorate
 
@@ -361,15 +371,6 @@ def _require_image_shape(shape: Any, stride: int) -> None:
             )
 
 
-def _require_channels_last() -> None:
-    if keras.config.image_data_format() != "channels_last":
-        raise ValueError(
-            f"image_data_format={keras.config.image_data_format()!r}: this network normalizes the "
-            "last axis, so it takes (batch, height, width, channels) only; call "
-            'keras.config.set_image_data_format("channels_last").'
-        )
-
-
 def _require_weights(weights: Any, include_top: bool) -> None:
     if weights is None:
         return
@@ -383,14 +384,4 @@ def _require_weights(weights: Any, include_top: bool) -> None:
         raise ValueError(
             f"weights={weights!r}: must be None (random) or the path of an existing weights file "
             "written by save_weights."
-        )
-
-
-def _require_known(keyword: str, known: Iterable[str], function: str) -> None:
-    if keyword not in known:
-        near = difflib.get_close_matches(keyword, known, n=1)
-        raise TypeError(
-            f"{function}() has no keyword {keyword!r}; "
-            + (f"did you mean {near[0]!r}? " if near else "")
-            + f"It takes {', '.join(known)}."
         )

@@ -52,10 +52,21 @@ class BatchNormalization(keras.layers.BatchNormalization):
             return normalize(inputs, *vectors, epsilon=self.epsilon)[0]
         outputs, mean, variance = normalize(inputs, *vectors, epsilon=self.epsilon)
         for average, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            moved = average * self.momentum + value * (1.0 - self.momentum)
+            old = ops.convert_to_tensor(average)
+            moved = old * self.momentum + value * (1.0 - self.momentum)
             # An empty batch has no statistics (under XLA, which cannot raise).
-            average.assign(ops.where(ops.size(inputs) > 0, moved, average))
+            average.assign(ops.where(ops.size(inputs) > 0, moved, old))
         return outputs
+
+
+def require_channels_last() -> None:
+    """Raise a ValueError if Keras is set to channels first: rows would pass for channels."""
+    if keras.config.image_data_format() != "channels_last":
+        raise ValueError(
+            f"image_data_format={keras.config.image_data_format()!r}: the last axis is normalized, "
+            "so images must be (batch, height, width, channels); call "
+            'keras.config.set_image_data_format("channels_last").'
+        )
 
 
 def uses_kernel(x: object) -> bool:
