@@ -4,9 +4,11 @@ The solutions are those folded into the notebooks, run from there: one source.
 """
 
 import json
+import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from densenet_nb import exercises
@@ -15,8 +17,247 @@ NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 SOLUTION = re.compile(r"<summary>Solution</summary>\s*```python\n(.*?)```", re.DOTALL)
 CHECK = re.compile(r"^exercises\.(\w+)\((\w+)\)$", re.MULTILINE)
 
+
+def block(read, returned):
+    """Return a dense block whose layers read `read(maps)` and that returns `returned(maps)`."""
+
+    def answer(x, composite_functions):
+        maps = [x]
+        for function in composite_functions:
+            maps.append(function(read(maps)))
+        return returned(maps)
+
+    return answer
+
+
+def together(maps, axis=-1):
+    return np.concatenate(maps, axis)
+
+
+def last(maps):
+    return maps[-1]
+
+
+def block_parameters(reads=lambda k0, k, index: k0 + index * k, middle=None, norm=2, bias=0):
+    """Return a count of a dense block's parameters, right but for what the arguments change."""
+
+    def answer(k0, num_layers, k):
+        total = 0
+        for index in range(num_layers):
+            c = reads(k0, k, index)
+            m = 4 * (c if middle == "input" else k)
+            total += norm * (c + m) + c * m + 9 * m * k + bias * (m + k)
+        return total
+
+    return answer
+
+
+def up(n):
+    return (n + 1) // 2
+
+
+def layer_weights(first=lambda c, k: 4 * c * k, second=lambda c, k: 36 * k * k, plain=9):
+    """Return a count of a dense layer's weights, right but for what the arguments change."""
+
+    def answer(c, k, bottleneck):
+        return first(c, k) + second(c, k) if bottleneck else plain * c * k
+
+    return answer
+
+
+def transition(*steps, filters=math.floor, pool_padding="valid", **convolution):
+    """Return a transition of these Keras layers, in this order."""
+
+    def answer(x, compression):
+        from keras import layers
+
+        options = {"kernel_size": 1, "use_bias": False, **convolution}
+        make = {
+            "norm": layers.BatchNormalization,
+            "relu": layers.ReLU,
+            "conv": lambda: layers.Conv2D(filters(compression * x.shape[-1]), **options),
+            "average": lambda: layers.AveragePooling2D(2, padding=pool_padding),
+            "max": lambda: layers.MaxPooling2D(2),
+        }
+        maps = x
+        for step in steps:
+            maps = make[step]()(maps)
+        return maps
+
+    return answer
+
+
+H_CONV = ("norm", "relu", "conv")
+
+
+def channels_leaving(keep=lambda m, theta: math.floor(theta * m), end=lambda leave, theta: leave):
+    """Return the channels that leave each block, right but for what the arguments change."""
+
+    def answer(blocks, k, k0, theta):
+        leave = []
+        for num_layers in blocks:
+            leave.append(k0 + num_layers * k)
+            k0 = keep(leave[-1], theta)
+        return end(leave, theta)
+
+    return answer
+
+
 # check: [(wrong answer, words of its message), …]
-WRONG = {}
+WRONG = {
+    "check_dense_layer_weights": [
+        (
+            layer_weights(lambda c, k: 4 * c * c, lambda c, k: 36 * c * k),
+            "not four times its input",
+        ),
+        (layer_weights(second=lambda c, k: 9 * c * k), "reads the 4 k maps"),
+        (layer_weights(second=lambda c, k: 36 * k * c), "makes k maps"),
+        (layer_weights(second=lambda c, k: 0), "not in its place"),
+        (lambda c, k, bottleneck: 9 * c * k, "`bottleneck` is not used"),
+        (layer_weights(second=lambda c, k: 4 * k * k), "nine weights"),
+        (layer_weights(second=lambda c, k: 36 * k * k + 5 * k), "no bias"),
+        (layer_weights(second=lambda c, k: 36 * k * k + 2 * c + 8 * k), "Count the convolutions"),
+        (layer_weights(second=lambda c, k: 36 * k * k + 4 * c + 16 * k), "Count the convolutions"),
+        (layer_weights(second=lambda c, k: 1), "106,496 weights, not 69633"),
+        (lambda c, k, bottleneck: 4 * c * k + 36 * k * k, "straight from c to k"),
+        (layer_weights(plain=1), "156,672 weights"),
+    ],
+    "check_break_even": [
+        (lambda k, width, size: width * k, "neither widens nor narrows"),
+        (lambda k, width, size: 7.2 * k, "width 4 and size 3 only"),
+        (lambda k, width, size: size**2 * k / (size**2 - width), "reads width x k channels"),
+        (lambda k, width, size: 9 * width * k / (9 - width), "with size 5 it is 25"),
+        (lambda k, width, size: 1.0, "solve for c"),
+        (lambda k, width, size: size**2 * width * k / (size**2 - width), "it never saves"),
+    ],
+    "check_transition": [
+        (transition(*H_CONV, "max"), "Max pooling"),
+        (transition("norm", "relu", "max", "conv"), "Max pooling"),
+        (transition(*H_CONV, strides=2), "A stride of 2"),
+        (transition(*H_CONV, "average", filters=lambda m: int(2 * m)), "All channels are kept"),
+        (transition(*H_CONV, "average", filters=math.ceil), "rounds down"),
+        (transition(*H_CONV, "average", filters=round), "rounds down"),
+        (transition(*H_CONV, "average", filters=lambda m: 9), "17 channels must leave, not 9"),
+        (transition(*H_CONV), "the 2x2 pooling is missing"),
+        (transition(*H_CONV, "average", "average"), "must become (3, 5)"),
+        (transition("conv", "norm", "relu", "average"), "Batch normalization comes first"),
+        (transition(*H_CONV, "average", use_bias=True), "no bias"),
+        (transition("relu", "conv", "average"), "starts with batch normalization"),
+        (transition(*H_CONV, "average", kernel_size=3, padding="same"), "The convolution is 1x1"),
+        (transition("norm", "average", "relu", "conv"), "before ReLU"),
+        (transition("norm", "conv", "average"), "is missing"),
+        (transition(*H_CONV, "average", pool_padding="same"), "4 x 6"),
+        (lambda x, compression: 17, "Return the Keras tensor"),
+        (transition(*H_CONV, "average", "relu"), "Shapes and weights agree"),
+    ],
+    "check_block_outputs": [
+        (channels_leaving(lambda m, theta: m), "as if nothing had been dropped"),
+        (
+            channels_leaving(end=lambda leave, theta: [*leave[:-1], int(theta * leave[-1])]),
+            "No transition follows the last block",
+        ),
+        (
+            lambda blocks, k, k0, theta: [
+                (int(theta * (k0 + before * k)) if index else k0) + layers * k
+                for index, (before, layers) in enumerate(
+                    zip((0, *blocks[:-1]), blocks, strict=True)
+                )
+            ],
+            "starts again from the stem",
+        ),
+        (
+            lambda blocks, k, k0, theta: [
+                k0,
+                *(int(theta * m) for m in channels_leaving()(blocks, k, k0, theta)[:-1]),
+            ],
+            "channels that enter",
+        ),
+        (channels_leaving(lambda m, theta: math.ceil(theta * m)), "rounded up"),
+        (channels_leaving(lambda m, theta: round(theta * m)), "rounded up"),
+        (lambda blocks, k, k0, theta: [1024], "not [1024]"),
+    ],
+    "check_depth": [
+        (sum, "These are the dense layers"),
+        (lambda blocks: sum(blocks) + len(blocks) + 1, "two convolutions"),
+        (lambda blocks: 2 * sum(blocks) + 2, "A transition has"),
+        (lambda blocks: 2 * sum(blocks) + len(blocks) + 2, "No transition follows"),
+        (lambda blocks: 2 * sum(blocks) + len(blocks), "One of the two ends"),
+        (lambda blocks: 2 * sum(blocks) + len(blocks) - 1, "Both ends"),
+        (lambda blocks: 121, "give depth 19, not 121"),
+    ],
+    "check_dense_slope": [
+        (sum, "added up"),
+        (lambda slopes: np.prod([1 + slope for slope in slopes]), "ResNet's"),
+        (np.prod, "plain chain's"),
+        (lambda slopes: slopes[-1], "direct path"),
+        (lambda slopes: 1 + slopes[-1] * np.prod([1 + s for s in slopes[:-1]]), "around H_L"),
+        (lambda slopes: 60, "Slopes (7,) give 7, not 60"),
+    ],
+    "check_connections": [
+        (lambda blocks: sum(blocks) * (sum(blocks) + 1) // 2, "passes a transition"),
+        (lambda blocks: sum(n * (n - 1) // 2 for n in blocks), "is a source too"),
+        (sum, "a chain's"),
+        (lambda blocks: sum(n * n for n in blocks), "from both ends"),
+        (lambda blocks: sum((n + 1) * (n + 2) // 2 for n in blocks), "one more layer"),
+        (lambda blocks: 10, "have 21, not 10"),
+    ],
+    "check_channels_read": [
+        (lambda k0, k, layer: k0 + layer * k, "Off by one"),
+        (lambda k0, k, layer: (layer - 1) * k, "forgotten: add k0"),
+        (lambda k0, k, layer: k, "what each layer makes"),
+        (lambda k0, k, layer: k0, "Added maps would stay k0"),
+        (lambda k0, k, layer: k0 + k, "Only one layer's k maps"),
+        (lambda k0, k, layer: k0 * 2 ** (layer - 1), "does not double"),
+        (lambda k0, k, layer: k0 + (layer - 1) * k + 1, "544 channels"),
+        (lambda k0, k, layer: 544, "23 channels"),
+    ],
+    "check_dense_block": [
+        (block(together, list), "the list of maps"),
+        (block(together, lambda maps: 23), "A number or vector"),
+        (block(together, lambda maps: together(maps).mean(axis=(0, 1, 2))), "A number or vector"),
+        (block(lambda maps: together(maps, 1), lambda maps: together(maps, 1)), "Wrong axis"),
+        (block(lambda maps: together(maps, 0), lambda maps: together(maps, 0)), "Wrong axis"),
+        (block(sum, sum), "added, as in ResNet"),
+        (block(last, last), "Nothing is concatenated"),
+        (block(together, last), "Only the last layer's maps"),
+        (block(together, lambda maps: together(maps[1:])), "input is forgotten"),
+        (block(together, lambda maps: together(maps[:-1])), "last layer's maps are missing"),
+        (block(last, together), "only the layer before it"),
+        (block(lambda maps: maps[0], together), "only x_0"),
+        (
+            block(lambda maps: together(maps[::-1]), lambda maps: together(maps[::-1])),
+            "the newest first",
+        ),
+        (block(together, lambda maps: 2 * together(maps)), "the result is another one"),
+    ],
+    "check_dense_block_parameters": [
+        (block_parameters(reads=lambda k0, k, index: k0), "must grow by k"),
+        (block_parameters(reads=lambda k0, k, index: k0 + (index + 1) * k), "Off by one"),
+        (block_parameters(norm=4), "Moving means"),
+        (block_parameters(norm=0), "γ and β are forgotten"),
+        (block_parameters(bias=1), "have no bias"),
+        (block_parameters(middle="input"), "not four times its input"),
+        (
+            lambda k0, n, k: sum((2 + 9 * k) * (k0 + index * k) for index in range(n)),
+            "without bottlenecks",
+        ),
+        (
+            lambda k0, n, k: block_parameters()(k0, n, k) - 8 * k * n,
+            "second batch normalization is missing",
+        ),
+        (lambda k0, n, k: 335_040, "trainable parameters: add"),
+    ],
+    "check_last_side": [
+        (lambda n: n // 32, "padded stem rounds up"),
+        (lambda n: -(-n // 32), "Everything is rounded up"),
+        (lambda n: (((n - 7) // 2 + 1 - 3) // 2 + 1) // 8, "padding of the stem is forgotten"),
+        (lambda n: up(up(n)) // 16, "No transition follows"),
+        (lambda n: up(up(n)) // 4, "four times here"),
+        (lambda n: up(n) // 8, "four times here"),
+        (lambda n: up(up(n)), "after the stem"),
+        (lambda n: 8, "224 pixels end as 7"),
+    ],
+}
 
 
 def exercises_in(path):

@@ -1,0 +1,531 @@
+"""Figures: one style, colors that color-blind readers can tell apart, and words for every figure.
+
+The background is white and opaque, so that a figure reads the same on a dark page and a light one.
+"""
+
+import base64
+import html
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+
+import matplotlib.pyplot as plt
+import numpy as np
+from cycler import cycler
+from IPython.display import display
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from densenet_nb.configurations import Configuration
+
+__all__ = [
+    "COLORS",
+    "STYLE",
+    "answers",
+    "architecture",
+    "channels_along",
+    "connections",
+    "costs_by_stage",
+    "crossing_lines",
+    "dense_layer_bars",
+    "errors_by_stage",
+    "feature_maps",
+    "gradient_against_depth",
+    "gradient_by_layer",
+    "learning_curve",
+    "paired_differences",
+    "scales",
+    "show",
+    "wirings",
+]
+
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+"""The palette of Okabe and Ito (2008), without its yellow, which is too pale on white."""
+
+STYLE = {
+    "axes.grid": True,
+    "axes.prop_cycle": cycler(color=COLORS),
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 100,
+    "figure.facecolor": "white",
+    "font.size": 11,
+    "grid.alpha": 0.3,
+    "image.cmap": "cividis",
+    "legend.frameon": False,
+    "savefig.dpi": "figure",
+    "savefig.facecolor": "white",
+}
+"""Put on figures by ``@plt.rc_context(STYLE)`` above the function that draws them."""
+
+_HIDDEN = "position: absolute; width: 1px; height: 1px; overflow: hidden; clip: rect(0, 0, 0, 0)"
+
+
+def show(figure: Figure, alt: str) -> None:
+    """Display `figure` with a text that says what it shows, and close it.
+
+    JupyterLab gives its pictures no ``alt`` attribute, so the text also follows the picture as a
+    paragraph that is hidden from sight and that screen readers read. Where styles are not
+    applied (an untrusted notebook) the paragraph is simply seen.
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+        The figure.
+    alt : str
+        What a reader who does not see the figure must know, in a sentence or two. The same in
+        every run: it is compared, the picture is not.
+
+    Raises
+    ------
+    ValueError
+        `alt` is empty.
+    """
+    if not alt.strip():
+        raise ValueError(f"alt={alt!r}: say in a sentence what the figure shows.")
+    png = BytesIO()
+    figure.savefig(png, format="png")
+    plt.close(figure)
+    display(
+        {"image/png": base64.b64encode(png.getvalue()).decode(), "text/plain": alt},
+        metadata={"image/png": {"alt": alt}},
+        raw=True,
+    )
+    paragraph = f'<p style="{_HIDDEN}">{html.escape(alt)}</p>'
+    display({"text/html": paragraph}, raw=True)
+
+
+@plt.rc_context(STYLE)
+def feature_maps(rows: Mapping[str, Sequence[np.ndarray]]) -> Figure:
+    """Draw images side by side, one row for each label.
+
+    Parameters
+    ----------
+    rows : mapping of str to sequence of numpy.ndarray
+        Title of the row, and its images: feature maps (height, width), each with a brightness
+        range of its own, or photographs (height, width, 3) of uint8.
+    """
+    columns = max(map(len, rows.values()))
+    height, width = next(iter(rows.values()))[0].shape[:2]
+    row_height = 9 / columns * height / width + 0.35  # inches; the title takes the rest
+    figure = plt.figure(figsize=(9, row_height * len(rows)))
+    strips = figure.subfigures(len(rows), squeeze=False)[:, 0]
+    for strip, (label, images) in zip(strips, rows.items(), strict=True):
+        strip.suptitle(label, x=0.01, horizontalalignment="left", fontsize="medium")
+        for axis in strip.subplots(1, columns, squeeze=False)[0]:
+            axis.set_axis_off()
+        for axis, image in zip(strip.axes, images, strict=False):  # a row may be a short one
+            axis.imshow(image)
+    return figure
+
+
+@plt.rc_context(STYLE)
+def dense_layer_bars(
+    values: Sequence[float],
+    blocks: Sequence[int],
+    ylabel: str,
+    level: float | None = None,
+    level_label: str | None = None,
+) -> Figure:
+    """Draw a bar for each dense layer of a network, each block in its own color.
+
+    Parameters
+    ----------
+    values : sequence of float
+        One for each dense layer, in order.
+    blocks : sequence of int
+        Dense layers in each block.
+    ylabel : str
+        What `values` are, with their unit.
+    level, level_label : float and str, optional
+        A dashed line at this value, and its name in the legend.
+
+    Raises
+    ------
+    ValueError
+        `blocks` do not hold as many layers as there are values.
+    """
+    if len(values) != sum(blocks):
+        raise ValueError(f"{len(values)} values for blocks={blocks!r}: give one for each layer.")
+    figure, axes = plt.subplots(figsize=(9, 3.6))
+    start = 0
+    for index, num_layers in enumerate(blocks, start=1):
+        end = start + num_layers
+        axes.bar(range(start + 1, end + 1), values[start:end], label=f"block {index}")
+        start = end
+    if level is not None:
+        axes.axhline(level, color="black", linestyle="--", label=level_label)
+    axes.set(xlabel="dense layer, counted from the stem", ylabel=ylabel, axisbelow=True)
+    axes.yaxis.set_major_formatter("{x:,g}")
+    axes.legend()
+    return figure
+
+
+@plt.rc_context(STYLE)
+def crossing_lines(
+    x: Sequence[float],
+    curves: Mapping[str, Sequence[float]],
+    crossing: tuple[float, float],
+    xlabel: str,
+    ylabel: str,
+) -> Figure:
+    """Draw named curves over `x` and mark the point where they cross.
+
+    Parameters
+    ----------
+    x : sequence of float
+        Common to all curves.
+    curves : mapping of str to sequence of float
+        Name in the legend, and values.
+    crossing : (float, float)
+        The point to mark.
+    xlabel, ylabel : str
+        Names of the axes, with units.
+    """
+    figure, axes = plt.subplots(figsize=(7, 4))
+    for label, y in curves.items():
+        axes.plot(x, y, label=label)
+    axes.plot(*crossing, "o", color="black")
+    axes.axvline(crossing[0], color="black", linestyle=":", label=f"break-even, {crossing[0]:g}")
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.yaxis.set_major_formatter("{x:,g}")
+    axes.legend()
+    return figure
+
+
+@plt.rc_context(STYLE)
+def channels_along(networks: Mapping[str, Configuration]) -> Figure:
+    """Draw the channels of the feature maps along networks: up in blocks, down in transitions.
+
+    Parameters
+    ----------
+    networks : mapping of str to Configuration
+        Name in the legend, and network.
+    """
+    figure, axes = plt.subplots(figsize=(9, 4))
+    for label, network in networks.items():
+        layer, layers, channels = 0, [], []
+        for num_layers, k0, m in zip(
+            network.blocks, network.block_inputs, network.block_outputs, strict=True
+        ):
+            layers += [layer, layer + num_layers]
+            channels += [k0, m]
+            layer += num_layers
+        axes.plot(layers, channels, marker="o", label=label)
+    axes.set(xlabel="dense layers passed", ylabel="channels of the feature maps", ylim=(0, None))
+    axes.legend()
+    return figure
+
+
+@plt.rc_context(STYLE)
+def connections(k0: int, growth_rate: int, num_layers: int) -> Figure:
+    """Draw what each layer of a dense block reads: a segment, and so a connection, for each x_i.
+
+    Parameters
+    ----------
+    k0 : int
+        Channels that enter the block.
+    growth_rate : int
+        k, the channels that each layer makes.
+    num_layers : int
+        Dense layers in the block. One more row is drawn: what leaves the block.
+    """
+    readers = [f"layer {index} reads" for index in range(1, num_layers + 1)] + ["leaves the block"]
+    figure, axes = plt.subplots(figsize=(8, 0.5 * num_layers + 1.6))
+    left = 0
+    for maker in range(num_layers + 1):
+        width = growth_rate if maker else k0
+        rows = range(maker, num_layers + 1)  # all that come later read it
+        color = COLORS[maker % len(COLORS)]
+        bars = axes.barh(rows, width, left=left, color=color, edgecolor="white", linewidth=2)
+        axes.bar_label(
+            bars, labels=[f"$x_{{{maker}}}$"] * len(rows), label_type="center", color="w"
+        )
+        left += width
+    axes.set(xlabel="channels", yticks=range(num_layers + 1), yticklabels=readers)
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    return figure
+
+
+@plt.rc_context(STYLE)
+def paired_differences(
+    differences: Mapping[str, Sequence[float]], xlabel: str, errors: float = 3
+) -> Figure:
+    """Draw paired differences of many seeds: a dot a seed, the mean, and its standard errors.
+
+    Parameters
+    ----------
+    differences : mapping of str to sequence of float
+        Name of the row, and one difference for each seed.
+    xlabel : str
+        What was subtracted from what, with its unit.
+    errors : float
+        Standard errors that the bar reaches to either side. A direction is claimed only where
+        the bar of 3 leaves out zero.
+    """
+    figure, axes = plt.subplots(figsize=(8, 0.5 * len(differences) + 1.4))
+    for row, values in enumerate(map(np.asarray, differences.values())):
+        spread = np.linspace(-0.2, 0.2, len(values))  # equal values would hide one another
+        axes.plot(values, row + spread, ".", color=COLORS[4], alpha=0.8)
+        error = errors * values.std(ddof=1) / len(values) ** 0.5
+        axes.errorbar(values.mean(), row, xerr=error, fmt="o", color=COLORS[0], capsize=4)
+    axes.axvline(0, color="black", linewidth=1)
+    axes.set(xlabel=xlabel, yticks=range(len(differences)), yticklabels=differences)
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    return figure
+
+
+@plt.rc_context(STYLE)
+def architecture(configuration: Configuration, side: int) -> Figure:
+    """Draw a network as the channels of its feature maps, one bar after each layer.
+
+    Parameters
+    ----------
+    configuration : Configuration
+        The network.
+    side : int
+        Height and width of the images, in pixels; a bar's block says what is left of them.
+    """
+    k = configuration.growth_rate
+    if configuration.imagenet_stem:  # two strides of 2, rounded up
+        side = (side + 3) // 4
+    figure, axes = plt.subplots(figsize=(9, 4))
+    position, centers, labels = 0, [], []
+    for index, (num_layers, k0) in enumerate(
+        zip(configuration.blocks, configuration.block_inputs, strict=True), start=1
+    ):
+        bars = position + np.arange(num_layers + 1)
+        axes.bar(bars, k0, color="lightgray", edgecolor="white", width=0.9)
+        for layer in range(1, num_layers + 1):  # what a layer adds stays to the end of its block
+            color = COLORS[(layer - 1) % 6]
+            axes.bar(bars[layer:], k, 0.9, k0 + (layer - 1) * k, color=color, edgecolor="white")
+        centers.append(bars.mean())
+        labels.append(f"dense block {index}\n{num_layers} layers\n{side} × {side} pixels")
+        axes.text(bars.mean(), k0 / 2, f"{k0}", ha="center", va="center")
+        axes.text(bars[-1], k0 + num_layers * k, f"{k0 + num_layers * k}", ha="center", va="bottom")
+        position, side = bars[-1] + 3, side // 2
+    axes.set_xticks(centers, labels)
+    axes.set(xlabel="layers, from the image to the classifier", ylabel="channels")
+    axes.set_title(f"each layer adds k = {k} channels to those before it", fontsize="medium")
+    axes.grid(visible=False)
+    return figure
+
+
+@plt.rc_context(STYLE)
+def answers(images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> Figure:
+    """Draw images with a network's answers below them, a wrong one with the label beside it.
+
+    Parameters
+    ----------
+    images : numpy.ndarray
+        (n, height, width, 1).
+    labels : numpy.ndarray of int
+        (n,), the right classes.
+    probabilities : numpy.ndarray
+        (n, classes), the network's.
+    """
+    columns = 10
+    rows = -(-len(images) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(9, 1.4 * rows), squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, image, label, row in zip(axes.flat, images, labels, probabilities, strict=False):
+        answer = row.argmax()
+        text = f"{answer}" if answer == label else f"{answer}, is {label}"
+        axis.imshow(image[..., 0], cmap="gray_r")
+        axis.set_title(f"{text}\n{row[answer]:.0%}", fontsize="small", y=-0.55)
+    return figure
+
+
+@plt.rc_context(STYLE)
+def learning_curve(history: Mapping[str, Sequence[float]]) -> Figure:
+    """Draw the loss and the accuracy of each epoch, in training and on the test images.
+
+    Parameters
+    ----------
+    history : mapping of str to sequence of float
+        ``model.fit(...).history`` with ``accuracy`` among the metrics and validation data.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
+    for axis, metric, ylabel in zip(
+        axes,
+        ("loss", "accuracy"),
+        ("cross entropy (nats)", "accuracy (fraction right)"),
+        strict=True,
+    ):
+        for key, label in ((metric, "training images"), (f"val_{metric}", "test images")):
+            axis.plot(range(1, len(history[key]) + 1), history[key], marker="o", label=label)
+        axis.set(xlabel="epoch", ylabel=ylabel)
+        axis.legend()
+    return figure
+
+
+@plt.rc_context(STYLE)
+def wirings(depth: int) -> Figure:
+    """Draw how H_1 … H_depth are wired in a plain network, a ResNet and a dense block.
+
+    Parameters
+    ----------
+    depth : int
+        L, the number of composite functions.
+    """
+    titles = (
+        r"plain: $x_\ell = H_\ell(x_{\ell-1})$",
+        r"ResNet: $x_\ell = H_\ell(x_{\ell-1}) + x_{\ell-1}$",
+        r"DenseNet: $x_\ell = H_\ell([x_0, \ldots, x_{\ell-1}])$",
+    )
+    heights = (0.6, 1, 0.25 * depth + 0.6)
+    figure, axes = plt.subplots(3, figsize=(9, 5.2), height_ratios=heights)
+    for axis, title, height in zip(axes, titles, heights, strict=True):
+        axis.set(xlim=(-0.4, 2 * depth + 0.4), ylim=(-0.3, height - 0.3))
+        axis.set_title(title, loc="left")
+        axis.set_axis_off()
+        for layer in range(depth + 1):
+            _node(axis, 2 * layer, f"$x_{{{layer}}}$", "circle", "white")
+        for layer in range(1, depth + 1):
+            _node(axis, 2 * layer - 1, f"$H_{{{layer}}}$", "square", "lightgray")
+            _arrow(axis, 2 * layer - 2, 2 * layer - 1, COLORS[0])
+            _arrow(axis, 2 * layer - 1, 2 * layer, "black")
+    for layer in range(1, depth + 1):
+        _arrow(axes[1], 2 * layer - 2, 2 * layer, COLORS[1])
+        for source in range(layer - 1):
+            _arrow(axes[2], 2 * source, 2 * layer - 1, COLORS[1])
+    return figure
+
+
+def _node(axes: Axes, x: float, text: str, shape: str, color: str) -> None:
+    box = {"boxstyle": shape, "facecolor": color}
+    axes.text(x, 0, text, ha="center", va="center", bbox=box, zorder=3)
+
+
+def _arrow(axes: Axes, start: float, end: float, color: str) -> None:
+    """Draw an arrow between two nodes, the higher the further it goes."""
+    bend = 0 if end == start + 1 else -0.35
+    style = {"arrowstyle": "-|>", "color": color, "lw": 1.6, "shrinkA": 13, "shrinkB": 13}
+    arrow = {**style, "connectionstyle": f"arc3,rad={bend}"}
+    axes.annotate("", (end, 0), (start, 0), arrowprops=arrow)
+
+
+@plt.rc_context(STYLE)
+def gradient_against_depth(
+    depths: Sequence[int],
+    panels: Mapping[str, Mapping[str, np.ndarray]],
+    live: Mapping[str, Mapping[str, np.ndarray]],
+) -> Figure:
+    """Draw measurements of many seeds against depth: median, 5% to 95% of seeds, and one live.
+
+    Parameters
+    ----------
+    depths : sequence of int
+        Depths of the networks.
+    panels : mapping of str to mapping of str to numpy.ndarray
+        Label of the vertical axis, network, positive values (depths, seeds).
+    live : mapping of str to mapping of str to numpy.ndarray
+        The same of a single seed, (depths,); drawn as crosses.
+    """
+    figure, axes = plt.subplots(1, len(panels), figsize=(10, 5), squeeze=False)
+    for axis, (ylabel, networks) in zip(axes[0], panels.items(), strict=True):
+        for color, (network, values) in zip(COLORS, networks.items(), strict=False):
+            low, median, high = np.quantile(values, (0.05, 0.5, 0.95), axis=1)
+            axis.fill_between(depths, low, high, color=color, alpha=0.25, linewidth=0)
+            axis.plot(depths, median, color=color, label=network)
+            axis.plot(depths, live[ylabel][network], "x", color=color)
+        axis.set(xscale="log", yscale="log", xlabel="depth L (composite functions)", ylabel=ylabel)
+        axis.set_xticks(depths, depths)
+        axis.minorticks_off()
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+@plt.rc_context(STYLE)
+def gradient_by_layer(effects: Mapping[str, np.ndarray]) -> Figure:
+    """Draw how much the loss hangs on each composite function of some networks.
+
+    Parameters
+    ----------
+    effects : mapping of str to numpy.ndarray
+        Network, and ‖W‖ ‖∂loss/∂W‖ of its layers from the input on, (layers,).
+    """
+    figure, axes = plt.subplots(figsize=(9, 4))
+    for network, values in effects.items():
+        axes.plot(range(1, len(values) + 1), values, marker=".", label=network)
+    axes.set(
+        yscale="log",
+        xlabel="composite function, from the input",
+        ylabel="change of the loss per relative\nchange of W: ‖W‖ ‖∂loss/∂W‖ (nats)",
+    )
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+@plt.rc_context(STYLE)
+def costs_by_stage(panels: Mapping[str, Mapping[str, Sequence[float]]], names: list[str]) -> Figure:
+    """Draw what the stages of several networks cost: a bar for each network, a piece a stage.
+
+    Parameters
+    ----------
+    panels : mapping of str to mapping of str to sequence of float
+        Label of the x axis with its unit; for each stage, by its name, the cost in each network.
+    names : list of str
+        The networks.
+    """
+    figure, axes = plt.subplots(1, len(panels), figsize=(9, 3.6), sharey=True, squeeze=False)
+    for axis, (xlabel, stages) in zip(axes.flat, panels.items(), strict=True):
+        left = np.zeros(len(names))
+        for index, (stage, values) in enumerate(stages.items()):
+            color = COLORS[index % len(COLORS)]
+            axis.barh(names, values, left=left, color=color, edgecolor="white", label=stage)
+            left += values
+        axis.set(xlabel=xlabel)
+        axis.grid(visible=False, axis="y")
+    axes[0, 0].set(ylabel="network")
+    axes[0, 0].invert_yaxis()
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    return figure
+
+
+@plt.rc_context(STYLE)
+def errors_by_stage(errors: Mapping[str, Mapping[str, float]], band: float) -> Figure:
+    """Draw relative errors along a network, and the largest that passes.
+
+    Parameters
+    ----------
+    errors : mapping of str to mapping of str to float
+        Name in the legend; for each stage, by its name, the relative error. What is below 1e-9,
+        zero included, is drawn at 1e-9.
+    band : float
+        Drawn as a dashed line.
+    """
+    figure, axes = plt.subplots(figsize=(9, 4))
+    for label, stages in errors.items():
+        values = np.maximum(list(stages.values()), 1e-9)
+        axes.semilogy(list(stages), values, marker="o", label=label)
+    axes.axhline(band, color="black", linestyle="--", label=f"passes below {band:g}")
+    axes.set(xlabel="stage", ylabel="relative error of the output")
+    axes.tick_params(axis="x", rotation=60)
+    axes.legend()
+    return figure
+
+
+@plt.rc_context(STYLE)
+def scales(gammas: np.ndarray, consumers: Sequence[str], xlabel: str) -> Figure:
+    """Draw the scale γ that each consumer has for each of the same feature maps, as colors.
+
+    Parameters
+    ----------
+    gammas : numpy.ndarray
+        (consumers, feature maps).
+    consumers : sequence of str
+        Their names, from the top row down.
+    xlabel : str
+        What the columns are.
+    """
+    figure, axes = plt.subplots(figsize=(9, 0.4 * len(consumers) + 0.8))
+    image = axes.imshow(gammas, aspect="auto")
+    figure.colorbar(image, label="γ (no unit)")
+    axes.set(xlabel=xlabel, ylabel="consumer", yticks=range(len(consumers)), yticklabels=consumers)
+    axes.grid(visible=False)
+    return figure

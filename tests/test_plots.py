@@ -1,0 +1,174 @@
+"""The figures draw the numbers that they are given, and their axes are named."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.text import Annotation
+
+from densenet_nb import plots
+from densenet_nb.configurations import Configuration, cifar
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def labels(figure):
+    """Return the names of the axes of a figure with one plot."""
+    (axes,) = figure.axes
+    return axes.get_xlabel(), axes.get_ylabel()
+
+
+def test_feature_maps_draws_each_image_in_its_row():
+    photograph = np.zeros((4, 6, 3), np.uint8)
+    rows = {"a": [photograph, np.eye(4, 6)], "b": [np.ones((4, 6))]}
+    figure = plots.feature_maps(rows)
+    drawn = [
+        [axis.images[0].get_array() for axis in strip.axes if axis.images]
+        for strip in figure.subfigs
+    ]
+    assert [strip.get_suptitle() for strip in figure.subfigs] == ["a", "b"]
+    for images, row in zip(drawn, rows.values(), strict=True):
+        assert len(images) == len(row)
+        for image, given in zip(images, row, strict=True):
+            np.testing.assert_array_equal(image, given)
+
+
+def test_dense_layer_bars_draws_a_bar_for_each_layer():
+    figure = plots.dense_layer_bars([3, -1, 4, 1, 5], (2, 3), "weights", 2, "limit")
+    (axes,) = figure.axes
+    bars = [bar for container in axes.containers for bar in container]
+    assert [bar.get_height() for bar in bars] == [3, -1, 4, 1, 5]
+    assert [bar.get_center()[0] for bar in bars] == pytest.approx([1, 2, 3, 4, 5])
+    assert labels(figure) == ("dense layer, counted from the stem", "weights")
+    texts = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert sorted(texts) == ["block 1", "block 2", "limit"]
+
+
+def test_dense_layer_bars_needs_a_value_for_each_layer():
+    with pytest.raises(ValueError, match=r"4 values for blocks=\(2, 3\)"):
+        plots.dense_layer_bars([1, 2, 3, 4], (2, 3), "weights")
+
+
+def test_crossing_lines_draws_the_curves_and_the_crossing():
+    figure = plots.crossing_lines([0, 1], {"up": [0, 2], "down": [2, 0]}, (0.5, 1), "c", "weights")
+    up, down, point, _ = figure.axes[0].lines
+    assert list(up.get_ydata()) == [0, 2]
+    assert list(down.get_ydata()) == [2, 0]
+    assert (list(point.get_xdata()), list(point.get_ydata())) == ([0.5], [1])
+    assert labels(figure) == ("c", "weights")
+
+
+def test_channels_along_rises_in_blocks_and_drops_in_transitions():
+    figure = plots.channels_along({"small": cifar(22, 7)})
+    (line,) = figure.axes[0].lines
+    assert list(line.get_xdata()) == [0, 3, 3, 6, 6, 9]
+    assert list(line.get_ydata()) == [14, 35, 17, 38, 19, 40]
+    assert labels(figure) == ("dense layers passed", "channels of the feature maps")
+
+
+def test_connections_draws_a_segment_for_each_map_that_a_layer_reads():
+    figure = plots.connections(k0=3, growth_rate=10, num_layers=4)
+    (axes,) = figure.axes
+    segments = [bar for container in axes.containers for bar in container]
+    rows = [round(bar.get_center()[1]) for bar in segments]
+    widths = [
+        sum(bar.get_width() for bar in segments if bar.get_y() < row < bar.get_y() + 1)
+        for row in range(5)
+    ]
+    assert widths == [3, 13, 23, 33, 43]
+    assert sum(row < 4 for row in rows) == 4 * 5 // 2
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert (names[0], names[-1]) == ("layer 1 reads", "leaves the block")
+    assert axes.get_xlabel() == "channels"
+
+
+def test_paired_differences_draws_each_seed_and_the_standard_errors():
+    values = [1.0, 2.0, 3.0, 6.0]
+    figure = plots.paired_differences({"a": values, "b": [0.0, 0.0]}, "difference, in %")
+    (axes,) = figure.axes
+    assert list(axes.lines[0].get_xdata()) == values
+    (bar,) = axes.containers[0].lines[2]
+    ends = bar.get_segments()[0][:, 0]
+    error = np.std(values, ddof=1) / 2
+    np.testing.assert_allclose(ends, [3 - 3 * error, 3 + 3 * error])
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
+    assert axes.get_xlabel() == "difference, in %"
+
+
+def test_scales_draws_a_row_for_each_consumer():
+    gammas = np.arange(6.0).reshape(2, 3)
+    figure = plots.scales(gammas, ["layer 1", "layer 2"], "feature map")
+    axes, colorbar = figure.axes
+    np.testing.assert_array_equal(axes.images[0].get_array(), gammas)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["layer 1", "layer 2"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("feature map", "consumer")
+    assert colorbar.get_ylabel() == "γ (no unit)"
+
+
+def labeled(figure):
+    """Return the axes of a figure, each of which must have both its labels."""
+    assert all(axes.get_xlabel() and axes.get_ylabel() for axes in figure.axes)
+    return figure.axes
+
+
+def test_architecture_stacks_what_each_layer_adds():
+    network = Configuration((2, 3), 4, 8, imagenet_stem=False)
+    figure = plots.architecture(network, side=8)
+    (axes,) = labeled(figure)
+    tops = {}
+    for bar in axes.patches:
+        x = round(bar.get_x() + bar.get_width() / 2)
+        tops[x] = max(tops.get(x, 0), bar.get_y() + bar.get_height())
+    assert list(tops.values()) == [8, 12, 16, 8, 12, 16, 20]
+    assert [text.get_text().split("\n")[2] for text in axes.get_xticklabels()] == [
+        "8 × 8 pixels",
+        "4 × 4 pixels",
+    ]
+
+
+def test_answers_say_what_is_wrong():
+    images = np.arange(3.0)[:, None, None, None] * np.ones((3, 2, 2, 1))
+    figure = plots.answers(images, np.array([0, 1, 0]), np.array([[0.9, 0.1], [0.2, 0.8], [0, 1]]))
+    titles = [axes.get_title() for axes in figure.axes[:3]]
+    assert titles == ["0\n90%", "1\n80%", "1, is 0\n100%"]
+    assert [axes.images[0].get_array().mean() for axes in figure.axes[:3]] == [0, 1, 2]
+
+
+def test_learning_curve_draws_the_history():
+    history = {"loss": [2, 1], "accuracy": [0.1, 0.9], "val_loss": [3, 2], "val_accuracy": [0, 0.8]}
+    figure = plots.learning_curve(history)
+    drawn = [line.get_ydata().tolist() for axes in labeled(figure) for line in axes.lines]
+    assert drawn == [history[key] for key in ("loss", "val_loss", "accuracy", "val_accuracy")]
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_wirings_draw_every_connection(depth):
+    plain, residual, dense = plots.wirings(depth).axes
+
+    def arrows(axes):
+        return sum(isinstance(text, Annotation) for text in axes.texts)
+
+    assert arrows(plain) == 2 * depth
+    assert arrows(residual) == 3 * depth
+    assert arrows(dense) == depth + depth * (depth + 1) // 2
+
+
+def test_gradient_against_depth_draws_the_median_and_the_live_seed():
+    many = {"g": {"a": np.array([[1, 2, 3], [4, 5, 6]]), "b": np.array([[7, 8, 9], [1, 2, 3]])}}
+    live = {"g": {"a": [2, 3], "b": [4, 5]}}
+    figure = plots.gradient_against_depth([5, 10], many, live)
+    (axes,) = labeled(figure)
+    assert [list(line.get_ydata()) for line in axes.lines] == [[2, 5], [2, 3], [8, 2], [4, 5]]
+
+
+def test_gradient_by_layer_draws_each_network():
+    effects = {"a": np.array([1.0, 2.0]), "b": np.array([3.0, 4.0])}
+    figure = plots.gradient_by_layer(effects)
+    (axes,) = labeled(figure)
+    assert {line.get_label(): list(line.get_ydata()) for line in axes.lines} == {
+        "a": [1, 2],
+        "b": [3, 4],
+    }
