@@ -172,3 +172,29 @@ def test_gradient_by_layer_draws_each_network():
         "a": [1, 2],
         "b": [3, 4],
     }
+
+
+def test_costs_by_stage_stacks_the_stages_of_each_network():
+    panels = {
+        "parameters (millions)": {"stem": [1, 2], "block1": [3, 4]},
+        "multiply-adds (billions)": {"stem": [5, 6], "block1": [7, 8]},
+    }
+    figure = plots.costs_by_stage(panels, ["a", "b"])
+    assert [axes.get_xlabel() for axes in figure.axes] == list(panels)
+    assert figure.axes[0].get_ylabel() == "network"
+    for axes, stages in zip(figure.axes, panels.values(), strict=True):
+        pieces = [[bar.get_width() for bar in container] for container in axes.containers]
+        assert pieces == list(stages.values())
+        assert [bar.get_x() for bar in axes.containers[1]] == stages["stem"]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["a", "b"]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["stem", "block1"]
+
+
+def test_errors_by_stage_draws_zero_at_the_floor():
+    figure = plots.errors_by_stage({"good": {"stem": 0, "block1": 1e-6}}, band=1e-4)
+    line, band = figure.axes[0].lines
+    assert list(line.get_ydata()) == [1e-9, 1e-6]
+    assert set(band.get_ydata()) == {1e-4}
+    assert figure.axes[0].get_yscale() == "log"
+    assert labels(figure) == ("stage", "relative error of the output")

@@ -99,6 +99,8 @@ def test_a_real_error_survives(tmp_path):
         ("I0000 00:00:1795597301.281432    5386 port.cc:153] oneDNN custom operations are on.", 1),
         ("E0000 00:00:1.9  5 cuda_platform.cc:52] failed call to cuInit: INTERNAL: CUDA error: "
          "Failed call to cuInit: UNKNOWN ERROR (303)", 1),
+        ("E0000 00:00:1.9  5 util.cc:131] oneDNN supports DT_HALF only on platforms with AVX-512. "
+         "Falling back to the default Eigen-based implementation if present.", 1),
         ("E0000 00:00:1.9  5 cuda_platform.cc:52] failed call to cuInit: INTERNAL: CUDA error: "
          "Failed call to cuInit: CUDA_ERROR_SYSTEM_DRIVER_MISMATCH", 0),
         ("W0000 00:00:1.9  5 gpu_device.cc:2431] Cannot dlopen some GPU libraries.", 0),

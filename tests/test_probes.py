@@ -1,0 +1,55 @@
+"""The probes measure what they say, and change no weight."""
+
+import densenet_nb._startup  # noqa: F401
+
+import keras
+import numpy as np
+import pytest
+
+from densenet_nb import data, probes, textbook
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load_arrays("digits", "train[:16]")
+
+
+def network(**composite):
+    keras.utils.set_random_seed(0)
+    return textbook.PlainCNN(2, 2, (8, 8, 1), 10, **composite)
+
+
+def kernels(model):
+    return [layer.kernel for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+
+
+def test_gradient_norms_equal_finite_differences(digits):
+    images, labels = digits
+    model = network(normalization=False, activation="softplus")  # smooth, and no batch statistics
+    before = model.get_weights()
+    gradients, weights = probes.gradient_norms(model, images, labels)
+    for after, old in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(after, old)
+
+    def loss(kernel, value):
+        kernel.assign(value)
+        predictions = model(images, training=True)
+        return np.mean(keras.losses.sparse_categorical_crossentropy(labels, predictions))
+
+    assert len(gradients) == len(weights) == 3
+    for kernel, gradient, weight in zip(kernels(model), gradients, weights, strict=True):
+        start = keras.ops.convert_to_numpy(kernel).copy()
+        steps = 1e-2 * np.eye(start.size, dtype="float32").reshape(-1, *start.shape)
+        slopes = [(loss(kernel, start + s) - loss(kernel, start - s)) / 2e-2 for s in steps]
+        kernel.assign(start)
+        assert gradient == pytest.approx(np.linalg.norm(slopes), rel=1e-2)
+        assert weight == pytest.approx(np.linalg.norm(start))
+
+
+def test_the_product_of_the_norms_does_not_depend_on_the_scale_of_the_weights(digits):
+    model = network()
+    before = np.prod(probes.gradient_norms(model, *digits), axis=0)
+    for kernel in kernels(model):
+        kernel.assign(3 * kernel)
+    after = np.prod(probes.gradient_norms(model, *digits), axis=0)
+    np.testing.assert_allclose(after, before, rtol=1e-2)
