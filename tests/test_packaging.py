@@ -4,7 +4,9 @@ import re
 import tomllib
 from pathlib import Path
 
+import nbformat
 import pytest
+import run_notebook
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -118,3 +120,19 @@ def test_every_dependency_has_its_reason_beside_it():
 def test_no_file_names_a_package_index(name):
     index = r"://|pypi\b|--(extra-)?index-url|--find-links|--trusted-host|conda-forge|channels:"
     assert re.findall(index, text(name).replace("--no-emit-index-url", "")) == []
+
+
+def test_readme_shows_the_figures_of_the_notebooks():
+    shown = run_notebook.readme_figures()
+    assert shown
+    drawn = {}
+    for path in run_notebook.NOTEBOOKS.glob("[0-9]*.ipynb"):
+        drawn |= run_notebook.figures(nbformat.read(path, as_version=4))
+    for alt, file in shown.items():
+        assert file.read_bytes() == drawn[alt], "README's figure is old: run `make notebooks`"
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_lead_to_files(name):
+    for target in re.findall(r"\]\(([^)]+)\)", text(name)):
+        assert target.startswith("https://") or (ROOT / target).is_file(), target

@@ -1,9 +1,13 @@
 """Run notebooks from cold kernels and save their outputs in place, the same bytes for the same run.
 
 usage: python tools/run_notebook.py [NOTEBOOK ...]      (default: all of notebooks/, in order)
+
+A figure that README shows is a notebook's with the same words; it is saved anew as well.
 """
 
+import base64
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -12,7 +16,8 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = ROOT / "notebooks"
 
 METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
@@ -47,6 +52,23 @@ def run(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
     return notebook
 
 
+def figures(notebook: nbformat.NotebookNode) -> dict[str, bytes]:
+    """Return the PNG of each figure of a notebook by the words that describe it."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return {
+        output.metadata["image/png"]["alt"]: base64.b64decode(output.data["image/png"])
+        for output in outputs
+        if "image/png" in output.get("data", {})
+    }
+
+
+def readme_figures() -> dict[str, Path]:
+    """Return the files of README's figures by the words that describe them."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    images = re.findall(r"!\[([^]]+)\]\(([^)]+\.png)\)", readme)
+    return {" ".join(alt.split()): ROOT / path for alt, path in images}
+
+
 def main(paths: list[str]) -> int:
     """Run and rewrite each notebook; return 1 if a cell of any fails (that file stays as it is)."""
     failed = 0
@@ -60,6 +82,11 @@ def main(paths: list[str]) -> int:
             failed = 1
             continue
         nbformat.write(notebook, path)
+        drawn = figures(notebook)
+        for alt, file in readme_figures().items():
+            if alt in drawn:
+                file.parent.mkdir(exist_ok=True)
+                file.write_bytes(drawn[alt])
         print(f"{path.name}: {time.perf_counter() - start:.1f} s", flush=True)
     return failed
 
