@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import floor, isfinite
 from numbers import Integral, Real
+from typing import Any
 
 __all__ = ["BOTTLENECK_WIDTH", "CONFIGURATIONS", "Configuration", "cifar", "imagenet"]
 
@@ -17,26 +18,52 @@ BOTTLENECK_WIDTH = 4
 """Channels of a bottleneck's 1x1 convolution, in growth rates (section 3, "Bottleneck layers")."""
 
 
-def require_positive_integer(name: str, value: object, where: str = "") -> None:
-    """Raise a ValueError unless `value` is an integer of at least 1."""
+def require_positive_integer(name: str, value: Any, where: str = "") -> int:
+    """Return `value` as an int, or raise a ValueError unless it is an integer of at least 1."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name}={value!r}{where}: must be an integer of at least 1.")
+    return int(value)
 
 
-def require_real(name: str, value: object) -> None:
-    """Raise a ValueError unless `value` is a finite real number."""
+def require_boolean(name: str, value: Any) -> bool:
+    """Return `value`, or raise a ValueError unless it is True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r}: must be True or False.")
+    return value
+
+
+def require_real(name: str, value: Any) -> float:
+    """Return `value` as a float, or raise a ValueError unless it is a finite real number."""
     if isinstance(value, bool) or not isinstance(value, Real) or not isfinite(value):
         raise ValueError(f"{name}={value!r}: must be a finite number.")
+    return float(value)
 
 
-def require_compression(value: object) -> None:
-    """Raise a ValueError unless `value` is a θ that a transition can have."""
-    require_real("compression", value)
-    if not 0 < value <= 1:
+def require_compression(value: Any) -> float:
+    """Return `value` as a float, or raise a ValueError unless it is a θ in (0, 1]."""
+    if not 0 < require_real("compression", value) <= 1:
         raise ValueError(
             f"compression={value!r}: θ must lie in (0, 1]; 0.5 is DenseNet-C's, 1 keeps every "
             "channel."
         )
+    return float(value)
+
+
+def transition_filters(channels: int, compression: float) -> int:
+    """Return floor(θ m), the channels that a transition keeps of m (section 3, "Compression").
+
+    Raises
+    ------
+    ValueError
+        None would be left.
+    """
+    filters = floor(require_compression(compression) * channels)
+    if filters < 1:
+        raise ValueError(
+            f"compression={compression!r}: a transition would keep floor(θ m) = 0 of m = "
+            f"{channels} channels; use at least 1 / {channels}."
+        )
+    return filters
 
 
 def require_known_keywords(keywords: Iterable[str], known: Iterable[str], function: str) -> None:
@@ -87,26 +114,28 @@ class Configuration:
     imagenet_stem: bool = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.blocks, (str, Integral)) or len(tuple(self.blocks)) == 0:
+        if isinstance(self.blocks, str) or not isinstance(self.blocks, Iterable):
+            blocks = ()
+        else:
+            blocks = tuple(self.blocks)
+        if not blocks:
             raise ValueError(
                 f"blocks={self.blocks!r}: give the number of dense layers of each dense block as a "
                 "non-empty sequence, such as (6, 12, 24, 16)."
             )
-        for layers in self.blocks:
-            require_positive_integer("blocks", layers, f" in {self.blocks!r}")
-        require_positive_integer("growth_rate", self.growth_rate)
-        require_positive_integer("stem_filters", self.stem_filters)
-        require_compression(self.compression)
-        object.__setattr__(self, "blocks", tuple(int(layers) for layers in self.blocks))
-        object.__setattr__(self, "growth_rate", int(self.growth_rate))
-        object.__setattr__(self, "stem_filters", int(self.stem_filters))
-        object.__setattr__(self, "compression", float(self.compression))
-        for m in self.block_outputs[:-1]:
-            if floor(self.compression * m) < 1:
-                raise ValueError(
-                    f"compression={self.compression!r}: a transition would keep floor(θ m) = 0 of "
-                    f"m = {m} channels; use at least 1 / {m}."
-                )
+        checked = {
+            "blocks": tuple(
+                require_positive_integer("blocks", layers, f" in {blocks!r}") for layers in blocks
+            ),
+            "growth_rate": require_positive_integer("growth_rate", self.growth_rate),
+            "stem_filters": require_positive_integer("stem_filters", self.stem_filters),
+            "bottleneck": require_boolean("bottleneck", self.bottleneck),
+            "compression": require_compression(self.compression),
+            "imagenet_stem": require_boolean("imagenet_stem", self.imagenet_stem),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+        _ = self.block_outputs  # refuses a θ that keeps nothing
 
     @property
     def stride(self) -> int:
@@ -124,7 +153,8 @@ class Configuration:
         """k0 of each dense block: the channels that enter it."""
         channels = [self.stem_filters]
         for layers in self.blocks[:-1]:
-            channels.append(floor(self.compression * (channels[-1] + layers * self.growth_rate)))
+            m = channels[-1] + layers * self.growth_rate
+            channels.append(transition_filters(m, self.compression))
         return tuple(channels)
 
     @property

@@ -10,14 +10,13 @@ named.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
-from math import floor
 from typing import NamedTuple
 
 from densenet_nb.configurations import (
     BOTTLENECK_WIDTH,
     Configuration,
-    require_compression,
     require_positive_integer,
+    transition_filters,
 )
 
 __all__ = [
@@ -249,8 +248,8 @@ def activation_bytes(
     ValueError
         A number is not a positive integer, or the image is smaller than the network's stride.
     """
-    require_positive_integer("batch_size", batch_size)
-    require_positive_integer("itemsize", itemsize)
+    batch_size = require_positive_integer("batch_size", batch_size)
+    itemsize = require_positive_integer("itemsize", itemsize)
     kept = total_cost(rows(configuration, height, width, channels, classes, include_top)).kept
     return batch_size * itemsize * kept
 
@@ -288,10 +287,11 @@ def rows(
     ValueError
         A number is not a positive integer, or the image is smaller than the network's stride.
     """
-    for name, value in (("channels", channels), ("classes", classes)):
-        require_positive_integer(name, value)
+    channels = require_positive_integer("channels", channels)
+    classes = require_positive_integer("classes", classes)
+    height = require_positive_integer("height", height)
+    width = require_positive_integer("width", width)
     for name, value in (("height", height), ("width", width)):
-        require_positive_integer(name, value)
         if value < configuration.stride:
             raise ValueError(
                 f"{name}={value!r}: must be at least {configuration.stride}, the network's stride; "
@@ -340,8 +340,8 @@ def dense_layer(
     ValueError
         `channels` or `growth_rate` is not a positive integer.
     """
-    require_positive_integer("channels", channels)
-    require_positive_integer("growth_rate", growth_rate)
+    channels = require_positive_integer("channels", channels)
+    growth_rate = require_positive_integer("growth_rate", growth_rate)
     if not bottleneck:
         return (Convolution(channels, growth_rate, 3),)
     middle = BOTTLENECK_WIDTH * growth_rate
@@ -368,7 +368,7 @@ def break_even_width(growth_rate: int) -> float:
     growth_rate : int
         k.
     """
-    require_positive_integer("growth_rate", growth_rate)
+    growth_rate = require_positive_integer("growth_rate", growth_rate)
     return 9 * BOTTLENECK_WIDTH * growth_rate / (9 - BOTTLENECK_WIDTH)
 
 
@@ -387,9 +387,8 @@ def transition(channels: int, compression: float = 0.5) -> Convolution:
     ValueError
         `channels` is not a positive integer, or θ is out of range.
     """
-    require_positive_integer("channels", channels)
-    require_compression(compression)
-    return Convolution(channels, floor(compression * channels), 1)
+    channels = require_positive_integer("channels", channels)
+    return Convolution(channels, transition_filters(channels, compression), 1)
 
 
 def transition_multiply_adds(

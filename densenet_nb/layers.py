@@ -6,7 +6,6 @@ may stand between them. Weights are made in the order of ``keras.applications``.
 
 import inspect
 from collections.abc import Callable
-from math import floor
 from typing import Any
 
 import densenet_nb._startup  # noqa: F401
@@ -16,10 +15,12 @@ from keras import ops
 
 from densenet_nb.configurations import (
     BOTTLENECK_WIDTH,
+    require_boolean,
     require_compression,
     require_known_keywords,
     require_positive_integer,
     require_real,
+    transition_filters,
 )
 from densenet_nb.normalization import BatchNormalization, require_channels_last
 
@@ -67,7 +68,9 @@ class _Part(keras.layers.Layer):
     Raises
     ------
     ValueError
-        A number out of range or an unknown keyword; nothing is built then.
+        A value out of range; nothing is built then.
+    TypeError
+        An unknown keyword.
     """
 
     def __init__(
@@ -86,25 +89,28 @@ class _Part(keras.layers.Layer):
         require_channels_last()
         require_composite(dropout_rate, momentum, epsilon)
         super().__init__(**kwargs)
+        self.input_spec = keras.layers.InputSpec(ndim=4)
         self.composite = {
             "activation": keras.activations.get(activation),
             "dropout_rate": dropout_rate,
             "momentum": momentum,
             "epsilon": epsilon,
-            # As a configuration: an instance would give equal values to every equal shape.
-            "kernel_initializer": keras.initializers.serialize(
-                keras.initializers.get(kernel_initializer)
-            ),
+            "kernel_initializer": keras.initializers.get(kernel_initializer),
         }
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal layer."""
-        activation = keras.activations.serialize(self.composite["activation"])
-        return {**super().get_config(), **self.composite, "activation": activation}
+        serialized = {
+            "activation": keras.activations.serialize(self.composite["activation"]),
+            "kernel_initializer": keras.initializers.serialize(
+                self.composite["kernel_initializer"]
+            ),
+        }
+        return {**super().get_config(), **self.composite, **serialized}
 
-    def _part(self, part: type, *args: Any, name: str) -> keras.layers.Layer:
-        """Make a smaller part with the same options."""
-        return part(*args, **self.composite, name=name, dtype=self.dtype_policy)
+    def _part(self, part: type, *args: Any, name: str, **options: Any) -> keras.layers.Layer:
+        """Make a smaller part, frozen if this one is: a reloaded layer is told so first."""
+        return part(*args, **options, name=name, dtype=self.dtype_policy, trainable=self.trainable)
 
 
 @keras.saving.register_keras_serializable("densenet_nb")
@@ -123,27 +129,25 @@ class CompositeFunction(_Part):
 
     def __init__(self, filters: int, kernel_size: int, **options: Any) -> None:
         super().__init__(**options)
-        require_positive_integer("filters", filters)
-        require_positive_integer("kernel_size", kernel_size)
-        self.filters = filters
-        self.kernel_size = kernel_size
-        self.norm = BatchNormalization(
+        self.filters = require_positive_integer("filters", filters)
+        self.kernel_size = require_positive_integer("kernel_size", kernel_size)
+        self.norm = self._part(
+            BatchNormalization,
             momentum=self.composite["momentum"],
             epsilon=self.composite["epsilon"],
             name="norm",
-            dtype=self.dtype_policy,
         )
-        self.conv = keras.layers.Conv2D(
-            filters,
-            kernel_size,
+        self.conv = self._part(
+            keras.layers.Conv2D,
+            self.filters,
+            self.kernel_size,
             padding="same",
             use_bias=False,
-            kernel_initializer=self.composite["kernel_initializer"],
+            kernel_initializer=fresh(self.composite["kernel_initializer"]),
             name="conv",
-            dtype=self.dtype_policy,
         )
-        self.dropout = keras.layers.Dropout(
-            self.composite["dropout_rate"], name="dropout", dtype=self.dtype_policy
+        self.dropout = self._part(
+            keras.layers.Dropout, self.composite["dropout_rate"], name="dropout"
         )
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
@@ -187,14 +191,15 @@ class DenseLayer(_Part):
 
     def __init__(self, growth_rate: int, bottleneck: bool = True, **options: Any) -> None:
         super().__init__(**options)
-        require_positive_integer("growth_rate", growth_rate)
-        self.growth_rate = growth_rate
-        self.bottleneck = bottleneck
-        self.functions = []
+        self.growth_rate = k = require_positive_integer("growth_rate", growth_rate)
+        self.bottleneck = require_boolean("bottleneck", bottleneck)
+        shapes = [(k, 3, "composite")]
         if bottleneck:
-            width = BOTTLENECK_WIDTH * growth_rate
-            self.functions.append(self._part(CompositeFunction, width, 1, name="bottleneck"))
-        self.functions.append(self._part(CompositeFunction, growth_rate, 3, name="composite"))
+            shapes.insert(0, (BOTTLENECK_WIDTH * k, 1, "bottleneck"))
+        self.functions = [
+            self._part(CompositeFunction, filters, size, name=name, **self.composite)
+            for filters, size, name in shapes
+        ]
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Make the weights of each composite function in turn."""
@@ -241,14 +246,12 @@ class DenseBlock(_Part):
         self, num_layers: int, growth_rate: int, bottleneck: bool = True, **options: Any
     ) -> None:
         super().__init__(**options)
-        require_positive_integer("num_layers", num_layers)
-        require_positive_integer("growth_rate", growth_rate)
-        self.num_layers = num_layers
-        self.growth_rate = growth_rate
-        self.bottleneck = bottleneck
+        self.num_layers = require_positive_integer("num_layers", num_layers)
+        self.growth_rate = require_positive_integer("growth_rate", growth_rate)
+        self.bottleneck = require_boolean("bottleneck", bottleneck)
         self.dense_layers = [
-            self._part(DenseLayer, growth_rate, bottleneck, name=f"layer{index}")
-            for index in range(1, num_layers + 1)
+            self._part(DenseLayer, growth_rate, bottleneck, name=f"layer{l}", **self.composite)
+            for l in range(1, self.num_layers + 1)  # noqa: E741
         ]
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
@@ -295,14 +298,14 @@ class Transition(_Part):
 
     def __init__(self, compression: float = 0.5, **options: Any) -> None:
         super().__init__(**options)
-        require_compression(compression)
-        self.compression = compression
-        self.pool = keras.layers.AveragePooling2D(2, name="pool", dtype=self.dtype_policy)
+        self.compression = require_compression(compression)
+        self.pool = self._part(keras.layers.AveragePooling2D, 2, name="pool")
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Make γ, β, moving mean, moving variance and the kernel for floor(θ m) channels."""
+        filters = transition_filters(input_shape[-1], self.compression)
         self.function = self._part(
-            CompositeFunction, floor(self.compression * input_shape[-1]), 1, name="composite"
+            CompositeFunction, filters, 1, name="composite", **self.composite
         )
         self.function.build(input_shape)
 
@@ -318,7 +321,7 @@ class Transition(_Part):
         """Return the shape after halving both sides and keeping floor(θ m) channels."""
         *_, channels = input_shape
         pooled = self.pool.compute_output_shape(input_shape)
-        return (*pooled[:-1], floor(self.compression * channels))
+        return (*pooled[:-1], transition_filters(channels, self.compression))
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal layer."""
@@ -334,3 +337,9 @@ def require_composite(dropout_rate: float, momentum: float, epsilon: float) -> N
     require_real("epsilon", epsilon)
     if epsilon <= 0:
         raise ValueError(f"epsilon={epsilon!r}: must be above 0; the paper's code has 1e-5.")
+
+
+def fresh(initializer: Any) -> Any:
+    """Return a copy: one unseeded Keras initializer gives all equal shapes equal values."""
+    is_instance = isinstance(initializer, keras.initializers.Initializer)
+    return initializer.clone() if is_instance else initializer

@@ -7,7 +7,7 @@ same weights, return the same outputs. Weights are never fetched: `weights` is N
 import functools
 import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import densenet_nb._startup  # noqa: F401
@@ -20,10 +20,11 @@ from densenet_nb.configurations import (
     Configuration,
     cifar,
     imagenet,
+    require_boolean,
     require_known_keywords,
     require_positive_integer,
 )
-from densenet_nb.layers import DenseBlock, HeNormalFanOut, Transition, require_composite
+from densenet_nb.layers import DenseBlock, HeNormalFanOut, Transition, fresh, require_composite
 from densenet_nb.normalization import BatchNormalization, require_channels_last
 
 __all__ = [
@@ -37,6 +38,10 @@ __all__ = [
     "from_configuration",
     "keras_applications_names",
 ]
+
+
+PEERS = ("DenseNet121", "DenseNet169", "DenseNet201")
+"""The networks that ``keras.applications`` has too."""
 
 
 def names_misspelt_keywords(function: Callable) -> Callable:
@@ -73,7 +78,9 @@ def from_configuration(
 
     Layers are named ``{name}_stem_conv``, ``{name}_block1``, ``{name}_transition1``, … (the keys
     of :func:`keras_applications_names`), so ``model.get_layer(f"{name}_block2").output`` is a
-    feature map for a decoder, and networks of different names can share an input.
+    feature map for a decoder, and networks of different names can share an input. Dense layers
+    are inside their block: ``block.dense_layers[0].functions[0].norm`` is the first
+    normalization.
 
     Parameters
     ----------
@@ -82,7 +89,9 @@ def from_configuration(
     include_top : bool
         Whether global average pooling and the classifier end the network.
     weights : path, optional
-        A weights file that ``save_weights`` of the same network wrote. Nothing is downloaded.
+        A weights file that ``save_weights`` of the same network of ours wrote. Nothing is
+        downloaded. Files of ``keras.applications`` are loaded there, then carried over by
+        ``model.set_weights(theirs.get_weights())``.
     input_tensor : KerasTensor, optional
         Images, (batch, height, width, channels), instead of a new input.
     input_shape : tuple of int, optional
@@ -109,9 +118,16 @@ def from_configuration(
     TypeError
         An unknown keyword.
     """
+    if not isinstance(configuration, Configuration):
+        raise ValueError(
+            f"configuration={configuration!r}: must be a Configuration, such as "
+            'CONFIGURATIONS["DenseNet121"].'
+        )
     require_channels_last()
-    _require_weights(weights, include_top)
-    require_positive_integer("classes", classes)
+    require_boolean("include_top", include_top)
+    classes = require_positive_integer("classes", classes)
+    _require_name(name)
+    _require_weights(weights, configuration, include_top, classes)
     require_composite(dropout_rate, momentum, epsilon)
     classifier_activation = keras.activations.get(classifier_activation)
     if pooling not in (None, "avg", "max"):
@@ -121,9 +137,7 @@ def from_configuration(
         "dropout_rate": dropout_rate,
         "momentum": momentum,
         "epsilon": epsilon,
-        "kernel_initializer": keras.initializers.serialize(
-            keras.initializers.get(kernel_initializer)
-        ),
+        "kernel_initializer": keras.initializers.get(kernel_initializer),
     }
     images = _images(configuration, input_tensor, input_shape, include_top, name)
     x = _stem(images, configuration, composite, name)
@@ -278,14 +292,12 @@ DenseNet264 = _imagenet_network("DenseNet264")
 def keras_applications_names(configuration: Configuration) -> dict[str, str]:
     """Map our layers' names, without the model's prefix, to those of ``keras.applications``.
 
-    With the same weights, the two layers of a pair have equal outputs.
+    With the same weights, the two layers of a pair have equal outputs. (For a network that is not
+    there, theirs are the names that it would have.)
     """
-    names = {
-        "stem_conv": "conv1_conv",
-        "stem_norm": "conv1_bn",
-        "stem_relu": "conv1_relu",
-        "stem_pool": "pool1",
-    }
+    names = {"stem_conv": "conv1_conv"}
+    if configuration.imagenet_stem:
+        names |= {"stem_norm": "conv1_bn", "stem_relu": "conv1_relu", "stem_pool": "pool1"}
     for index, num_layers in enumerate(configuration.blocks, start=1):
         if index > 1:
             names[f"transition{index - 1}"] = f"pool{index}_pool"
@@ -305,7 +317,7 @@ def _stem(
     convolution = {
         "filters": configuration.stem_filters,
         "use_bias": False,
-        "kernel_initializer": composite["kernel_initializer"],
+        "kernel_initializer": fresh(composite["kernel_initializer"]),
         "name": f"{name}_stem_conv",
     }
     if not configuration.imagenet_stem:
@@ -334,52 +346,70 @@ def _images(
     name: str,
 ) -> keras.KerasTensor:
     """Return the input, checked: rank 4, channels known, no side smaller than the stride."""
-    if input_tensor is not None:
-        if not keras.backend.is_keras_tensor(input_tensor):
-            raise ValueError(
-                f"input_tensor={input_tensor!r}: must be a symbolic Keras tensor, such as "
-                "keras.Input((224, 224, 3)) returns."
-            )
-        shape = tuple(input_tensor.shape)[1:]
-        if input_shape is not None and tuple(input_shape) != shape:
-            raise ValueError(
-                f"input_shape={tuple(input_shape)!r}: input_tensor has {shape!r}; give one of them."
-            )
-    elif input_shape is not None:
-        shape = input_shape
-    else:
+    if input_tensor is None:
         side = None if not include_top else 224 if configuration.imagenet_stem else 32
-        shape = (side, side, 3)
-    _require_image_shape(shape, configuration.stride)
-    return stock.Input(shape, name=f"{name}_input") if input_tensor is None else input_tensor
+        shape = (side, side, 3) if input_shape is None else input_shape
+        shape = _require_image_shape("input_shape", shape, configuration.stride)
+        return stock.Input(shape, name=f"{name}_input")
+    if not keras.backend.is_keras_tensor(input_tensor):
+        raise ValueError(
+            f"input_tensor={input_tensor!r}: must be a symbolic Keras tensor, such as "
+            "keras.Input((224, 224, 3)) returns."
+        )
+    shape = tuple(input_tensor.shape)[1:]
+    _require_image_shape("the shape of input_tensor", shape, configuration.stride)
+    if input_shape is not None and input_shape not in (shape, list(shape)):
+        raise ValueError(
+            f"input_shape={input_shape!r}: input_tensor has {shape!r}; give one of them."
+        )
+    return input_tensor
 
 
-def _require_image_shape(shape: Any, stride: int) -> None:
+def _require_image_shape(name: str, shape: Any, stride: int) -> tuple[int | None, ...]:
+    """Return `shape` as a tuple of ints and None, or raise a ValueError."""
     rule = f"must be (height, width, channels), each side at least {stride} pixels or None"
-    if not isinstance(shape, Sequence) or len(shape) != 3:
-        raise ValueError(f"input_shape={shape!r}: {rule}; leave the batch axis out.")
-    *sides, channels = shape
-    if channels is None:
-        raise ValueError(f"input_shape={shape!r}: {rule}; the number of channels must be known.")
-    for value in (side for side in shape if side is not None):
-        require_positive_integer("input_shape", value, f" in {shape!r}")
-    for side in sides:
-        if side is not None and side < stride:
-            raise ValueError(
-                f"input_shape={tuple(shape)!r}: {rule}, the network's stride; enlarge the images "
-                "or take a network of fewer blocks or without the ImageNet stem."
-            )
+    if not isinstance(shape, Iterable) or len(tuple(shape)) != 3:
+        raise ValueError(f"{name}={shape!r}: {rule}; leave the batch axis out.")
+    shape = tuple(shape)
+    if shape[-1] is None:
+        raise ValueError(f"{name}={shape!r}: {rule}; the number of channels must be known.")
+    shape = tuple(
+        None if size is None else require_positive_integer(name, size, f" in {shape!r}")
+        for size in shape
+    )
+    if any(side is not None and side < stride for side in shape[:2]):
+        raise ValueError(
+            f"{name}={shape!r}: {rule}, the network's stride; enlarge the images or take a "
+            "network of fewer blocks or without the ImageNet stem."
+        )
+    return shape
 
 
-def _require_weights(weights: Any, include_top: bool) -> None:
+def _require_name(name: Any) -> None:
+    if not isinstance(name, str) or not name or "/" in name:
+        raise ValueError(
+            f"name={name!r}: must be a non-empty string without '/'; it begins every layer's name."
+        )
+
+
+def _require_weights(
+    weights: Any, configuration: Configuration, include_top: bool, classes: int
+) -> None:
     if weights is None:
         return
     if weights == "imagenet":
-        raise ValueError(
-            "weights='imagenet': nothing is fetched unasked. keras.applications fetches them for "
-            "121, 169 and 201; copy them over: model.set_weights("
-            f"keras.applications.DenseNet121(include_top={include_top}).get_weights())."
-        )
+        peers = {CONFIGURATIONS[peer]: peer for peer in PEERS}
+        peer = peers.get(configuration)
+        if peer is None:
+            how = f"keras.applications has them for {', '.join(PEERS)} and no other network."
+        elif include_top and classes != 1000:
+            how = f"They have 1000 classes, not {classes}: take them with include_top=False."
+        else:
+            how = (
+                "keras.applications fetches them; copy them over: model.set_weights("
+                f"keras.applications.{peer}(include_top={include_top}).get_weights())."
+            )
+        raise ValueError(f"weights='imagenet': nothing is fetched unasked. {how}")
     if not isinstance(weights, (str, os.PathLike)) or not os.path.isfile(weights):
         raise ValueError(
             f"weights={weights!r}: must be None (random) or the path of an existing weights file "

@@ -4,6 +4,8 @@ Keras's own layer computes the same in five operations on TensorFlow; the kernel
 pass forward and one back. Everything else (weights, freezing, configuration) is Keras's.
 """
 
+from typing import Any
+
 import densenet_nb._startup  # noqa: F401
 
 import keras
@@ -14,6 +16,8 @@ if keras.backend.backend() == "tensorflow":
     from tensorflow.python.ops import control_flow_util
 
 __all__ = ["BatchNormalization"]
+
+FIXED = {"axis": -1, "center": True, "scale": True, "renorm": False, "synchronized": False}
 
 KERNEL_DTYPES = ("float32", "float16", "bfloat16")
 
@@ -27,32 +31,50 @@ EMPTY_BATCH = (
 class BatchNormalization(keras.layers.BatchNormalization):
     """Keras's ``BatchNormalization`` over the last axis, fused where TensorFlow has the kernel.
 
-    Weights, keywords, moving averages and freezing are those of
-    ``keras.layers.BatchNormalization``, and so is the result to rounding: in training (and when
-    the layer is trainable) maps are normalized with the batch's mean and biased variance, which
-    also move the moving averages; otherwise with the moving averages. Statistics are float32 under
-    mixed precision. A batch without a single value leaves the moving averages as they are.
+    Weights, moving averages and freezing are those of ``keras.layers.BatchNormalization``, and so
+    is the result to rounding: in training (and when the layer is trainable) maps are normalized
+    with the batch's mean and biased variance, which also move the moving averages; otherwise with
+    the moving averages. Statistics are float32 under mixed precision.
 
     Inputs and outputs have shape ``(batch, ..., channels)``. Float64, XLA (``jit_compile=True``)
     and other backends take ``keras.ops``.
 
+    Parameters
+    ----------
+    **kwargs
+        Those of ``keras.layers.BatchNormalization``. `axis`, `center`, `scale`, `renorm` and
+        `synchronized` have their default only.
+
     Raises
     ------
+    ValueError
+        One of those five has another value.
     tf.errors.InvalidArgumentError
         A training batch without a single image reached the layer.
 
     Reference: Ioffe and Szegedy, arXiv 1502.03167, algorithm 1.
     """
 
-    def call(self, inputs, training=None):  # noqa: D102, ANN001, ANN201
-        normalize = fused_batch_norm if uses_kernel(inputs) else batch_norm
+    def __init__(self, **kwargs: Any) -> None:
+        for keyword, only in FIXED.items():
+            if kwargs.get(keyword, only) != only:
+                raise ValueError(
+                    f"{keyword}={kwargs[keyword]!r}: this layer has {keyword}={only!r} only; use "
+                    "keras.layers.BatchNormalization for others."
+                )
+        super().__init__(**kwargs)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:  # noqa: D102
+        inputs = ops.cast(inputs, self.compute_dtype)
+        fused = uses_kernel(inputs) and self.variable_dtype == "float32"
+        normalize = fused_batch_norm if fused else batch_norm
         vectors = (self.gamma, self.beta)
         if not (training and self.trainable):
             vectors += (self.moving_mean, self.moving_variance)
             return normalize(inputs, *vectors, epsilon=self.epsilon)[0]
         outputs, mean, variance = normalize(inputs, *vectors, epsilon=self.epsilon)
         for average, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            old = ops.convert_to_tensor(average)
+            old = ops.cast(average, value.dtype)
             moved = old * self.momentum + value * (1.0 - self.momentum)
             # An empty batch has no statistics (under XLA, which cannot raise).
             average.assign(ops.where(ops.size(inputs) > 0, moved, old))

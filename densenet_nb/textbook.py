@@ -7,7 +7,6 @@ the three networks differ in what they do with it: ``x = H(x)``, ``x = x + H(x)`
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import floor
 from typing import Any
 
 import densenet_nb._startup  # noqa: F401
@@ -15,7 +14,7 @@ import densenet_nb._startup  # noqa: F401
 import keras
 from keras import layers
 
-from densenet_nb.configurations import BOTTLENECK_WIDTH, Configuration
+from densenet_nb.configurations import BOTTLENECK_WIDTH, Configuration, transition_filters
 from densenet_nb.layers import HeNormalFanOut
 
 __all__ = [
@@ -103,7 +102,7 @@ def transition(
     H: CompositeFunction = CompositeFunction(),  # noqa: B008, N803
 ) -> keras.KerasTensor:
     """H with a 1x1 convolution to floor(θ m) channels, then 2x2 average pooling (section 3)."""
-    x = H(x, floor(compression * x.shape[-1]), 1)  # (batch, height, width, floor(θ m))
+    x = H(x, transition_filters(x.shape[-1], compression), 1)  # (batch, height, width, floor(θ m))
     return layers.AveragePooling2D(2)(x)  # (batch, height // 2, width // 2, floor(θ m))
 
 

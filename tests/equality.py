@@ -43,15 +43,27 @@ def flat(arrays):
 def randomize(model, seed=3):
     """Give normalization weights that show in the result; γ = 1 or a mean of 0 hides faults.
 
-    A spread of 1 in β also keeps γ's gradients away from zero: later normalizations undo a mere
-    scale, and what is nearly zero cannot be compared relative to itself.
+    A spread of 1 in β keeps γ's gradients away from zero: later normalizations undo a mere scale,
+    and what is nearly zero cannot be compared relative to itself. Moving averages are those of a
+    batch, then off by up to 30%: with quite other ones a deep network's softmax is saturated, and
+    says one class whatever comes in.
     """
     rng = np.random.default_rng(seed)
     for variable in model.weights:
-        if variable.name in ("gamma", "moving_variance"):
+        if variable.name == "gamma":
             variable.assign(rng.uniform(0.5, 1.5, variable.shape))
-        elif variable.name in ("beta", "moving_mean", "bias"):
+        elif variable.name in ("beta", "bias"):
             variable.assign(rng.normal(size=variable.shape))
+    norms = [n for n in model._flatten_layers() if isinstance(n, keras.layers.BatchNormalization)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    _, *sides, channels = model.input_shape
+    model(rng.uniform(size=(8, *(side or 64 for side in sides), channels)), training=True)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        for average in (norm.moving_mean, norm.moving_variance):
+            average.assign(average * rng.uniform(0.7, 1.3, average.shape))
 
 
 def with_softplus(model):
@@ -59,4 +71,10 @@ def with_softplus(model):
     for layer in model.layers:
         if isinstance(layer, keras.layers.Activation):
             layer.activation = keras.activations.softplus
+    return model
+
+
+def with_logits(model):
+    """Take the softmax off, so that outputs are compared and not the exponentials of them."""
+    model.layers[-1].activation = keras.activations.linear
     return model

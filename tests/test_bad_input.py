@@ -24,6 +24,21 @@ BAD = {
     "an empty block": (lambda: models.DenseNet((6, 0)), "blocks=0 in (6, 0)", "at least 1"),
     "no stem filters": (lambda: small(stem_filters=0), "stem_filters=0", "at least 1"),
     "no classes": (lambda: small(classes=0), "classes=0", "at least 1"),
+    "blocks a float": (lambda: models.DenseNet(6.5), "blocks=6.5", "such as"),
+    "θ in the place of a flag": (
+        lambda: models.DenseNet((1, 1), 8, 0.25),
+        "bottleneck=0.25",
+        "True",
+    ),
+    "a flag that is a word": (lambda: small(imagenet_stem="no"), "imagenet_stem='no'", "True or"),
+    "top a number": (lambda: small(include_top=2), "include_top=2", "True or False"),
+    "no name": (lambda: small(name=None), "name=None", "non-empty string"),
+    "name with a slash": (lambda: small(name="a/b"), "name='a/b'", "without '/'"),
+    "no configuration": (
+        lambda: models.from_configuration("DenseNet121"),
+        "configuration='DenseNet121'",
+        "CONFIGURATIONS[",
+    ),
     # depth
     "depth of no split": (lambda: cifar(41, 12, False), "depth=41", "nearest are 40 and 43"),
     "depth of no split with bottlenecks": (lambda: cifar(99, 12), "depth=99", "94 and 100"),
@@ -36,6 +51,11 @@ BAD = {
     "θ a string": (lambda: small(compression="half"), "compression='half'", "number"),
     "θ that keeps nothing": (lambda: small(compression=0.05), "compression=0.05", "at least 1 / "),
     "θ of a transition": (lambda: layers.Transition(2.0), "compression=2.0", "(0, 1]"),
+    "θ that keeps no channel of a layer": (
+        lambda: keras.Model(i := keras.Input((8, 8, 4)), layers.Transition(0.1)(i)),
+        "compression=0.1",
+        "m = 4 channels",
+    ),
     # input
     "smaller than the stride": (
         lambda: models.DenseNet121(input_shape=(31, 224, 3)),
@@ -54,6 +74,16 @@ BAD = {
     "side a float": (lambda: small(input_shape=(64.0, 64, 3)), "64.0", "integer"),
     "tensor not symbolic": (lambda: small(input_tensor=[1.0]), "input_tensor=[1.0]", "keras.Input"),
     "tensor of rank 2": (lambda: small(input_tensor=keras.Input((7,))), "(7,)", "height, width"),
+    "tensor smaller than the stride": (
+        lambda: small(input_tensor=keras.Input((4, 4, 3))),
+        "the shape of input_tensor=(4, 4, 3)",
+        "at least 8",
+    ),
+    "maps of the wrong rank": (
+        lambda: layers.DenseBlock(1, 4)(keras.Input((7,))),
+        "found ndim=2",
+        "expected ndim=4",
+    ),
     "tensor and another shape": (
         lambda: small(input_tensor=keras.Input((32, 32, 3)), input_shape=(64, 64, 3)),
         "(64, 64, 3)",
@@ -64,6 +94,21 @@ BAD = {
         lambda: models.DenseNet121(weights="imagenet"),
         "weights='imagenet'",
         "model.set_weights(keras.applications.DenseNet121(include_top=True).get_weights())",
+    ),
+    "imagenet without the top": (
+        lambda: models.DenseNet169(weights="imagenet", include_top=False),
+        "weights='imagenet'",
+        "model.set_weights(keras.applications.DenseNet169(include_top=False).get_weights())",
+    ),
+    "imagenet of other classes": (
+        lambda: models.DenseNet201(weights="imagenet", classes=10),
+        "1000 classes, not 10",
+        "include_top=False",
+    ),
+    "imagenet of a network that has none": (
+        lambda: models.DenseNetCIFAR(weights="imagenet"),
+        "weights='imagenet'",
+        "DenseNet121, DenseNet169, DenseNet201 and no other",
     ),
     "weights unknown": (lambda: small(weights="noisy"), "weights='noisy'", "existing weights file"),
     "weights a folder": (lambda: small(weights="/"), "weights='/'", "existing weights file"),

@@ -6,6 +6,7 @@ from itertools import pairwise
 import densenet_nb._startup  # noqa: F401
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 from activation_bytes import activation_bytes as traced_activation_bytes
@@ -301,3 +302,12 @@ print(sorted({"keras", "tensorflow"} & sys.modules.keys()))
         [sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=True
     )
     assert done.stdout.splitlines() == ["8062504", "[]"]
+
+
+def test_numpy_numbers_do_not_overflow():
+    configuration = CONFIGURATIONS["DenseNet121"]
+    side = np.int32(224)
+    counted = cost.multiply_adds(configuration, side, side, np.int32(3), np.int32(1000))
+    assert counted == cost.multiply_adds(configuration)
+    assert type(counted) is int
+    assert type(cost.activation_bytes(configuration, batch_size=np.int32(64))) is int

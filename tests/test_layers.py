@@ -141,6 +141,46 @@ def test_equal_shapes_start_with_different_weights():
         assert not np.allclose(first, second)
 
 
+def test_own_initializers_are_taken():
+    """A function, or an instance of a class that nobody registered, as Keras's layers take them."""
+
+    class Ones(keras.initializers.Initializer):
+        def __call__(self, shape, dtype=None):
+            return keras.ops.ones(shape, dtype)
+
+    for initializer in (Ones(), Ones, lambda shape, dtype=None: keras.ops.ones(shape, dtype)):
+        block = layers.DenseBlock(1, 4, kernel_initializer=initializer)
+        block.build((None, 4, 4, 3))
+        assert (block.dense_layers[0].functions[0].conv.kernel.numpy() == 1).all()
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_frozen_from_the_start(part):
+    """`trainable=False` in the constructor, or set before the weights are made."""
+    early = {
+        "composite": lambda **k: layers.CompositeFunction(2, 3, **k),
+        "layer": lambda **k: layers.DenseLayer(2, **k),
+        "block": lambda **k: layers.DenseBlock(2, 2, **k),
+        "transition": lambda **k: layers.Transition(**k),
+    }[part]
+    later = early()
+    later.trainable = False
+    for layer in (early(trainable=False), later):
+        layer.build((None, *SHAPE))
+        before = layer.get_weights()
+        layer(np.random.default_rng(0).normal(size=(4, *SHAPE)).astype("float32"), training=True)
+        assert not layer.trainable_weights
+        for old, new in zip(before, layer.get_weights(), strict=True):
+            np.testing.assert_array_equal(old, new)
+
+
+def test_numpy_numbers_are_as_good_as_pythons():
+    block = layers.DenseBlock(np.int64(2), np.int8(40))
+    block.build((None, 4, 4, 3))
+    assert type(block.get_config()["num_layers"]) is int
+    assert block.compute_output_shape((None, 4, 4, 3))[-1] == 83
+
+
 def test_he_normal_is_the_authors():
     """Variance 2 / (size² filters), untruncated (section 4.2; fb.resnet.torch's rule)."""
     keras.utils.set_random_seed(0)

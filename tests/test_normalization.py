@@ -153,3 +153,25 @@ def test_empty_batch_without_the_kernel_moves_nothing():
     ours(tf.zeros((0, 4, 4, 3), "float64"), training=True)
     for old, new in zip(before, ours.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [("axis", 1), ("center", False), ("scale", False), ("renorm", True), ("synchronized", True)],
+)
+def test_what_it_cannot_do_is_refused(keyword, value):
+    with pytest.raises(ValueError, match=f"{keyword}={value}.*keras.layers.BatchNormalization"):
+        BatchNormalization(**{keyword: value})
+
+
+def test_bytes_are_taken_as_numbers():
+    x = np.random.default_rng(9).integers(0, 255, (2, 4, 4, 3)).astype("uint8")
+    ours, theirs = pair(3)
+    assert (
+        relative_error(np.array(ours(x, training=True)), np.array(theirs(x, training=True))) < 1e-5
+    )
+
+
+def test_configuration_makes_an_equal_layer():
+    layer = BatchNormalization(momentum=0.5, epsilon=0.1, gamma_initializer="zeros")
+    assert BatchNormalization.from_config(layer.get_config()).get_config() == layer.get_config()
