@@ -22,6 +22,8 @@ from densenet_nb._startup import quietly
 
 import numpy as np
 
+from densenet_nb.configurations import require_positive_integer
+
 with quietly():  # Keras may run on another backend, and then TensorFlow starts here
     import tensorflow as tf
     import tensorflow_datasets as tfds
@@ -151,22 +153,25 @@ def load(
     ------
     ValueError
         Unknown name or split; not a data set of labeled images; a batch of images that differ in
-        size; a batch size below 1; a file that is broken or another one.
+        size; a batch size that is no integer of at least 1; a file that is broken or another one.
     FileNotFoundError
         The data set is not on this machine and `download` is false, or `manual_dir` lacks a file.
     ConnectionError
         `download` is true and the network does not answer.
     """
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: it is at least 1, or None for single images")
-    builder = _prepared_builder(name, data_dir, manual_dir, download)
+    if batch_size is not None:
+        require_positive_integer("batch_size", batch_size)
+    sources = {"data_dir": data_dir, "manual_dir": manual_dir, "download": download}
+    builder = _builder(name, data_dir)
     shape = _image_feature(builder.info).shape
     if batch_size is not None and None in shape:
         raise ValueError(
-            f"{name}: its images differ in size (shape {shape}), so they cannot be batched as "
-            "they are; load them with batch_size=None, resize them, then batch"
+            f"{name}: its images differ in size (shape {shape}), so no array holds several as they "
+            f"are; take them one by one with {_call(name, builder, **sources)}, resize them, then "
+            "batch"
         )
 
+    builder = _prepared(name, builder, **sources)
     scale = _scaling(builder.info)
 
     def pipeline(part: str) -> tf.data.Dataset:
@@ -264,13 +269,10 @@ def _scaling(info: tfds.core.DatasetInfo) -> Callable[[tf.Tensor], tf.Tensor]:
     return lambda images: tf.cast(images, tf.float32) / max_pixel
 
 
-def _prepared_builder(
-    name: str,
-    data_dir: str | PathLike | None,
-    manual_dir: str | PathLike | None,
-    download: bool,
-) -> tfds.core.DatasetBuilder:
-    """Return the builder of a data set on disk, preparing it first if that is possible."""
+def _builder(name: str, data_dir: str | PathLike | None) -> tfds.core.DatasetBuilder:
+    """Return the builder of a data set of labeled images, on disk or not."""
+    if not isinstance(name, str):
+        raise ValueError(f"name={name!r}: must be a string, such as 'digits'")
     # Names with a namespace ("huggingface:…") are not among these: they fetch code as they load.
     known = tfds.list_builders(with_community_datasets=False)
     family = name.partition("/")[0].partition(":")[0]
@@ -284,17 +286,29 @@ def _prepared_builder(
         builder = tfds.builder(name, data_dir=data_dir)
     except AssertionError as error:  # an unknown version
         raise ValueError(str(error)) from error
-    _image_feature(builder.info)  # refuses what is no labeled images, before anything is fetched
+    _image_feature(builder.info)  # refuses what is no labeled images
+    return builder
+
+
+def _prepared(
+    name: str,
+    builder: tfds.core.DatasetBuilder,
+    data_dir: str | PathLike | None,
+    manual_dir: str | PathLike | None,
+    download: bool,
+) -> tfds.core.DatasetBuilder:
+    """Return the builder of a data set on disk, preparing it first if that is possible."""
     if builder.data_path.exists():
         return builder
     if manual_dir is not None and not Path(manual_dir).expanduser().is_dir():
         raise FileNotFoundError(f"manual_dir={str(manual_dir)!r} is not a folder")
+    ways = _ways(name, builder, data_dir)
     if not download and manual_dir is None and not isinstance(builder, Digits):
         raise FileNotFoundError(
             f"{name} is not on this machine (there is no {builder.data_path}), and nothing is "
-            f"fetched unasked. {_ways(name, builder)}"
+            f"fetched unasked. {ways}"
         )
-    _prepare(name, builder, manual_dir, download)
+    _prepare(name, builder, manual_dir, download, ways)
     return tfds.builder(name, data_dir=data_dir)  # reads what is now on disk
 
 
@@ -303,11 +317,13 @@ def _prepare(
     builder: tfds.core.DatasetBuilder,
     manual_dir: str | PathLike | None,
     download: bool,
+    ways: str,
 ) -> None:
     """Write the data set to disk, whole or not at all, without printing anything."""
     config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
+    guarded = _guarded_downloads(name, builder, download, ways)
     try:
-        with _guarded_downloads(name, builder, download), contextlib.redirect_stdout(io.StringIO()):
+        with guarded, contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(download_config=config)
     except NonMatchingChecksumError as error:
         raise ValueError(
@@ -321,9 +337,11 @@ def _prepare(
 
 @contextlib.contextmanager
 def _guarded_downloads(
-    name: str, builder: tfds.core.DatasetBuilder, download: bool
+    name: str, builder: tfds.core.DatasetBuilder, download: bool, ways: str
 ) -> Iterator[None]:
     """Let `builder` fetch files only if asked, and only from hosts that answer in seconds.
+
+    The errors end in `ways`, what a person can do.
 
     TFDS alone fetches whatever is missing, and without a network retries for 204 s. It has no
     setting for either, so its download manager is given this check on its way to the network.
@@ -338,12 +356,12 @@ def _guarded_downloads(
         def guarded(resource: tfds.download.Resource) -> Any:
             if not download:
                 raise FileNotFoundError(
-                    f"{name}: manual_dir lacks the file of {resource.url}. {_ways(name, builder)}"
+                    f"{name}: manual_dir lacks the file of {resource.url}. {ways}"
                 )
             if not answers(*_first_host(resource.url)):
                 raise ConnectionError(
                     f"{name}: no answer within {_CONNECT_SECONDS} s on the way to "
-                    f"{resource.url}. {_ways(name, builder)}"
+                    f"{resource.url}. {ways}"
                 )
             return fetch(resource)
 
@@ -357,17 +375,31 @@ def _guarded_downloads(
         del builder._make_download_manager
 
 
-def _ways(name: str, builder: tfds.core.DatasetBuilder) -> str:
+def _ways(name: str, builder: tfds.core.DatasetBuilder, data_dir: str | PathLike | None) -> str:
     """Say how a person gets the data set onto this machine."""
     files = sorted({info.filename for info in (builder.url_infos or {}).values() if info.filename})
     listed = ", ".join(files) if 0 < len(files) <= 8 else "its original files"
     by_hand = (
         f"put {listed} into a folder and call "
-        f"densenet_nb.data.load({name!r}, manual_dir='the folder')."
+        f"{_call(name, builder, data_dir=data_dir, manual_dir='the folder')}."
     )
     if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:  # these cannot be fetched by a program
         return f"By hand: {by_hand} {builder.MANUAL_DOWNLOAD_INSTRUCTIONS.strip()}"
-    return f"With a network: densenet_nb.data.load({name!r}, download=True). Without: {by_hand}"
+    fetched = _call(name, builder, data_dir=data_dir, download=True)
+    return f"With a network: {fetched}. Without: {by_hand}"
+
+
+def _call(name: str, builder: tfds.core.DatasetBuilder, **sources: Any) -> str:
+    """Write out a call of `load` that works, with those of its arguments that are given."""
+    written = [repr(name)]
+    if None in _image_feature(builder.info).shape:
+        written.append("batch_size=None")
+    for key, value in sources.items():
+        if value is True:
+            written.append(f"{key}=True")
+        elif value:
+            written.append(f"{key}={str(value)!r}")
+    return f"densenet_nb.data.load({', '.join(written)})"
 
 
 def _first_host(url: str) -> tuple[str, int]:

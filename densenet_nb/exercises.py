@@ -1,12 +1,16 @@
 """Checks that tell a reader whether an answer is right, and if not, which misconception it shows.
 
-A check takes the reader's function (or number), prints one line and returns nothing: an exercise
-not yet attempted, "Correct", or what the answer seems to assume and where that fails.
+A check takes the reader's function, prints one line and returns nothing: an exercise not yet
+attempted, "Correct", or what the answer seems to assume and where that fails. An error raised in
+the reader's function, or by calling it with the exercise's arguments, is not caught: its traceback
+says more than a verdict could.
 """
 
 import functools
 import math
+import textwrap
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -30,7 +34,7 @@ def check(function: Callable[[Any], None]) -> Callable[[Any], None]:
     @functools.wraps(function)
     def verdict(answer: Any) -> None:
         try:
-            function(answer)
+            function(attempt(answer))
         except NotAttempted:
             print(NOT_ATTEMPTED)
         except Misconception as misconception:
@@ -42,22 +46,50 @@ def check(function: Callable[[Any], None]) -> Callable[[Any], None]:
     return verdict
 
 
-def given(answer: Any) -> Any:
-    """Return `answer`, or raise :class:`NotAttempted` if it is the stub's None or ``...``."""
+def attempt(answer: Any) -> Callable:
+    """Return the reader's function, which raises :class:`NotAttempted` if it is the stub.
+
+    The stub's first answer is None or ``...``. Later these are answers, and wrong ones: a case
+    was forgotten.
+    """
     if answer is None or answer is ...:
         raise NotAttempted
-    return answer
+    refuse(not callable(answer), f"{shown(answer)} is no function: pass it without calling it.")
+    attempted = False
+
+    def function(*arguments: Any) -> Any:
+        nonlocal attempted
+        found = answer(*arguments)
+        if not attempted and (found is None or found is ...):
+            raise NotAttempted
+        attempted = True
+        return found
+
+    return function
 
 
-def ask(answer: Callable, *arguments: Any) -> Any:
-    """Return what the reader's function answers; the stub's None or ``...`` is not an attempt."""
-    return given(answer(*arguments))
+def shown(found: Any) -> str:
+    """Return what a reader's function returned as part of a line."""
+    return textwrap.shorten(repr(found), 60, placeholder=" …")
 
 
 def refuse(wrong: bool, misconception: str) -> None:
     """Raise :class:`Misconception` with this message if `wrong`."""
     if wrong:
         raise Misconception(misconception)
+
+
+def expect(right_kind: bool, found: Any, kind: str) -> None:
+    """Refuse `found` unless it is of the right kind, and say of which."""
+    refuse(not right_kind, f"Your function returned {shown(found)}, where {kind} belongs.")
+
+
+def number(found: Any) -> Real:
+    """Return `found` if it is a number; a scalar of NumPy or TensorFlow is one."""
+    if getattr(found, "shape", None) == ():
+        found = np.asarray(found).item()
+    expect(isinstance(found, Real), found, "a number")
+    return found
 
 
 def compare(found: Any, right: Any, misconceptions: dict[Any, str], otherwise: str) -> None:
@@ -73,7 +105,7 @@ def check_dense_layer_weights(answer: Callable[[int, int, bool], int]) -> None:
         middle = 4 * k
         right = c * middle + 9 * middle * k
         norms = (2 * c + 2 * middle, 4 * c + 4 * middle)
-        found = ask(answer, c, k, True)
+        found = number(answer(c, k, True))
         misconceptions = {
             4 * c * c + 9 * 4 * c * k: "The 1x1 convolution makes 4 k maps, four growth rates, not "
             "four times its input: that slip costs c / k times as much.",
@@ -100,7 +132,7 @@ def check_dense_layer_weights(answer: Callable[[int, int, bool], int]) -> None:
             f"{right:,} weights, not {found}.",
         )
         compare(
-            ask(answer, c, k, False),
+            number(answer(c, k, False)),
             9 * c * k,
             {right: "Without a bottleneck there is one 3x3 convolution, straight from c to k."},
             f"Without a bottleneck, c = {c} and k = {k} need one 3x3 kernel: {9 * c * k:,} "
@@ -113,7 +145,7 @@ def check_break_even(answer: Callable[[int, int, int], float]) -> None:
     """Exercise 3.2: the width from which a bottleneck of any width and kernel size saves."""
     for k, width, size in ((32, 4, 3), (32, 2, 3), (12, 4, 3), (12, 2, 5)):
         right = size**2 * width * k / (size**2 - width)
-        found = ask(answer, k, width, size)
+        found = number(answer(k, width, size))
         refuse(
             math.isclose(found, width * k),
             "At c = width x k the 1x1 convolution neither widens nor narrows. It saves nothing "
@@ -138,13 +170,14 @@ def check_break_even(answer: Callable[[int, int, int], float]) -> None:
         )
     for width in (9, 12):
         try:
-            found = ask(answer, 32, width, 3)
-        except ZeroDivisionError:
-            found = None
+            found = answer(32, width, 3)
+        except ZeroDivisionError as error:
+            found = error
         refuse(
-            found != math.inf,
+            not isinstance(found, Real) or found != math.inf,
             f"With width {width} and size 3 the 1x1 convolution alone has as many weights as the "
-            "3x3 convolution it replaces, or more: it never saves, so return math.inf.",
+            "3x3 convolution it replaces, or more: it never saves, so return math.inf, not "
+            f"{shown(found)}.",
         )
 
 
@@ -156,9 +189,15 @@ def check_transition(answer: Callable[[Any, float], Any]) -> None:
     from densenet_nb import textbook
 
     m, compression = 35, 0.5  # floor(17.5) = 17; ceil and Python's round give 18
+
+    def maps_after(x: Any) -> Any:
+        found = answer(x, compression)
+        is_maps = keras.backend.is_keras_tensor(found) and len(found.shape) == 4
+        expect(is_maps, found, "a Keras tensor (batch, height, width, channels)")
+        return found
+
     inputs = keras.Input((6, 10, m))
-    outputs = ask(answer, inputs, compression)
-    refuse(not keras.backend.is_keras_tensor(outputs), "Return the Keras tensor of the new maps.")
+    outputs = maps_after(inputs)
     _, height, width, channels = outputs.shape
     refuse(channels == m, "All channels are kept: the 1x1 convolution makes floor(θ m) of m.")
     refuse(
@@ -211,7 +250,7 @@ def check_transition(answer: Callable[[Any, float], Any]) -> None:
         for message, tensor in misconceptions.items():
             refuse(np.allclose(found, maps_of(keras.Model(inputs, tensor)), atol=1e-2), message)
         raise Misconception("Shapes and weights agree, values do not: BN, ReLU, 1x1, average.")
-    odd = ask(answer, keras.Input((7, 11, m)), compression).shape
+    odd = maps_after(keras.Input((7, 11, m))).shape
     refuse(
         tuple(odd[1:3]) != (3, 5),
         'With padding="same" a half window counts as a pixel: 7 x 11 pixels become 3 x 5 in the '
@@ -249,9 +288,15 @@ def check_block_outputs(answer: Callable[[Sequence[int], int, int, float], Any])
             tuple(walk(lambda m, theta=theta: math.ceil(theta * m))): "θ m is rounded up: the "
             "paper's ⌊θ m⌋ rounds down, 17.5 to 17.",
         }
-        found = tuple(ask(answer, blocks, k, k0, theta))
-        compare(
+        found = answer(blocks, k, k0, theta)
+        expect(
+            isinstance(found, (list, tuple, np.ndarray))
+            and all(isinstance(c, Real) for c in found),
             found,
+            "a list of numbers, one for each block,",
+        )
+        compare(
+            tuple(found),
             tuple(right),
             misconceptions,
             f"For blocks {blocks}, k = {k}, k0 = {k0}, θ = {theta}: {right} leave, not "
@@ -275,7 +320,7 @@ def check_channels_read(answer: Callable[[int, int, int], int]) -> None:
             k0 * 2 ** (layer - 1): "A layer adds k maps; it does not double what it reads.",
         }
         compare(
-            ask(answer, k0, k, layer),
+            number(answer(k0, k, layer)),
             right,
             misconceptions,
             f"For k0 = {k0}, k = {k}, layer {layer} reads k0 and {layer - 1} times k: {right} "
@@ -306,15 +351,20 @@ def check_dense_block(answer: Callable[[Any, list[Callable]], Any]) -> None:
     def together(maps: list[np.ndarray]) -> np.ndarray:
         return np.concatenate(maps, axis=-1)
 
+    def maps_after(x: np.ndarray, H: list[Callable]) -> np.ndarray:  # noqa: N803
+        found = answer(x.copy(), H)
+        refuse(
+            isinstance(found, (list, tuple)),
+            "This is the list of maps: concatenate it, so that the next layer can read it.",
+        )
+        maps = np.asarray(found)
+        is_maps = np.issubdtype(maps.dtype, np.number) and maps.ndim >= 4
+        expect(is_maps, found, "an array (batch, height, width, channels)")
+        return maps
+
     # With k0 = k even a sum or a wrong axis gives a result, and so its misconception a name.
     x, H = np.random.default_rng(2).normal(size=(2, 3, 5, 2)), functions(2)  # noqa: N806
-    found = ask(answer, x.copy(), H)
-    refuse(
-        isinstance(found, (list, tuple)),
-        "This is the list of maps: concatenate it, so that the next layer can read it.",
-    )
-    found = np.asarray(found)
-    refuse(found.ndim < 4, "A number or vector stands where maps (batch, height, width, m) belong.")
+    found = maps_after(x, H)
     refuse(
         found.shape[:-1] != x.shape[:-1],
         "Wrong axis: maps are put side by side along the last axis, the channels; batch, height "
@@ -346,7 +396,7 @@ def check_dense_block(answer: Callable[[Any, list[Callable]], Any]) -> None:
         refuse(found.shape == wrong.shape and np.allclose(found, wrong), message)
     for k0, k in ((2, 2), (3, 2)):
         x, H = np.random.default_rng(3).normal(size=(2, 4, 5, k0)), functions(k)  # noqa: N806
-        right, found = together(features(together)), np.asarray(ask(answer, x.copy(), H))
+        right, found = together(features(together)), maps_after(x, H)
         refuse(
             found.shape != right.shape or not np.allclose(found, right),
             f"With k0 = {k0} and k = {k} the result is another one: layer l reads x_0 to x_(l-1) "
@@ -396,7 +446,7 @@ def check_dense_block_parameters(answer: Callable[[int, int, int], int]) -> None
             "second batch normalization is missing: it reads the 4 k channels in the middle.",
         }
         compare(
-            ask(answer, k0, num_layers, k),
+            number(answer(k0, num_layers, k)),
             right,
             misconceptions,
             f"For k0 = {k0}, {num_layers} layers and k = {k} the block has {right:,} trainable "
@@ -441,7 +491,7 @@ def check_last_side(answer: Callable[[int], int]) -> None:
             walk(pixels, (up, up)): "This is the side after the stem, in block 1.",
         }
         compare(
-            ask(answer, pixels),
+            number(answer(pixels)),
             right,
             misconceptions,
             f"{pixels} pixels end as {right}: the stem halves twice and rounds up, the three "
@@ -465,7 +515,7 @@ def check_depth(answer: Callable[[Sequence[int]], int]) -> None:
             2 * layers + transitions: "Both ends are missing: the stem's convolution and the "
             "classifier have weights.",
         }
-        found = ask(answer, blocks)
+        found = number(answer(blocks))
         compare(found, right, misconceptions, f"Blocks {blocks} give depth {right}, not {found}.")
 
 
@@ -484,7 +534,7 @@ def check_dense_slope(answer: Callable[[Sequence[int]], int]) -> None:
             last: "Only the direct path from x_0 to H_L is counted.",
             1 + right: "No path leads around H_L: x_0 reaches x_L only through it.",
         }
-        found = ask(answer, slopes)
+        found = number(answer(slopes))
         compare(found, right, misconceptions, f"Slopes {slopes} give {right}, not {found}.")
 
 
@@ -505,5 +555,5 @@ def check_connections(answer: Callable[[Sequence[int]], int]) -> None:
             sum((n + 1) * (n + 2) // 2 for n in blocks): "The concatenation at the end of a block "
             "is counted as one more layer.",
         }
-        found = ask(answer, blocks)
+        found = number(answer(blocks))
         compare(found, right, misconceptions, f"Blocks {blocks} have {right}, not {found}.")

@@ -4,7 +4,6 @@ import densenet_nb._startup  # noqa: F401
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 __all__ = ["gradient_norms"]
 
@@ -13,6 +12,9 @@ def gradient_norms(
     model: keras.Model, images: np.ndarray, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Measure ‖∂loss/∂W‖ and ‖W‖ of each convolution, in order from the input, in training mode.
+
+    Convolutions inside other layers and models are among them. The order is that of
+    ``model.weights``: from the input on, if layers with parts make them in the order of use.
 
     Their product is how much the loss changes for a relative change of W, to first order. It stays
     the same if W is scaled and the next layer undoes it (batch normalization, or a ReLU layer with
@@ -32,10 +34,20 @@ def gradient_norms(
     -------
     gradients, weights : ndarray of float
         (convolutions,) each; Euclidean norms.
+
+    Raises
+    ------
+    RuntimeError
+        Keras runs on another backend than TensorFlow, whose gradient tape measures here.
     """
-    kernels = [
-        layer.kernel.value for layer in model.layers if isinstance(layer, keras.layers.Conv2D)
-    ]
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            f"gradient_norms needs TensorFlow as Keras's backend, not {keras.backend.backend()}: "
+            "set KERAS_BACKEND=tensorflow before Keras is imported."
+        )
+    import tensorflow as tf
+
+    kernels = [w.value for w in model.weights if w.name == "kernel" and len(w.shape) == 4]
     with tf.GradientTape() as tape:
         losses = keras.losses.sparse_categorical_crossentropy(labels, model(images, training=True))
         loss = keras.ops.mean(losses)

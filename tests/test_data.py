@@ -220,29 +220,37 @@ CASES = {
     "version": ({"name": "digits:9.9.9"}, ValueError, ["9.9.9", "1.0.0"]),
     "no images": ({"name": "imdb_reviews"}, ValueError, ["imdb_reviews", "images"]),
     "boxes": ({"name": "voc"}, ValueError, ["voc", "images with one label"]),
-    "sizes": ({"name": "sizes_differ"}, ValueError, ["sizes_differ", "batch_size=None"]),
+    "sizes": ({"name": "sizes_differ"}, ValueError, ["load('sizes_differ', batch_size=None, data"]),
+    "sizes, not fetched": (
+        {"name": "cats_vs_dogs", "download": True},
+        ValueError,
+        ["differ in size", "load('cats_vs_dogs', batch_size=None, data_dir=", "download=True)"],
+    ),
+    "name": ({"name": 5}, ValueError, ["name=5", "a string"]),
     "split": ({"split": "trian"}, ValueError, ["'trian'", "train"]),
     "empty split": ({"split": "train[:0]"}, ValueError, ["no data"]),
     "batch size": ({"batch_size": 0}, ValueError, ["batch_size=0", "at least 1"]),
+    "batch size, string": ({"batch_size": "8"}, ValueError, ["batch_size='8'", "an integer"]),
+    "batch size, bool": ({"batch_size": True}, ValueError, ["batch_size=True", "an integer"]),
     "absent": (
         {"name": "fashion_mnist"},
         FileNotFoundError,
-        ["load('fashion_mnist', download=True)", "manual_dir", *FASHION_FILES],
+        ["load('fashion_mnist', data_dir=", "manual_dir", *FASHION_FILES],
     ),
     "absent, many files": (
         {"name": "mnist_corrupted"},
         FileNotFoundError,
-        ["load('mnist_corrupted', download=True)", "manual_dir"],
+        ["load('mnist_corrupted', data_dir=", "manual_dir"],
     ),
     "absent, by hand only": (
-        {"name": "imagenet2012"},
+        {"name": "imagenet2012", "batch_size": None},
         FileNotFoundError,
-        ["ILSVRC2012_img_train.tar", "load('imagenet2012', manual_dir="],
+        ["ILSVRC2012_img_train.tar", "load('imagenet2012', batch_size=None, data_dir="],
     ),
     "no network": (
         {"name": "fashion_mnist", "download": True},
         ConnectionError,
-        ["http://", "load('fashion_mnist', download=True)", "manual_dir"],
+        ["http://", "load('fashion_mnist', data_dir=", "manual_dir"],
     ),
     "manual_dir absent": (
         {"name": "fashion_mnist", "manual_dir": "nowhere"},
@@ -306,6 +314,25 @@ def test_an_error_says_what_and_how_in_seconds_and_leaves_nothing(
         assert word in str(caught.value)
     assert leftovers(tmp_path) == before
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_the_advised_call_fills_the_folder_that_was_given(given, tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    where = {"data_dir": tmp_path / "mine"} if given else {}
+    with pytest.raises(FileNotFoundError) as caught:
+        data.load("eurosat", **where)
+    written = f", data_dir={str(tmp_path / 'mine')!r}" if given else ""
+    for way in ("download=True", "manual_dir='the folder'"):
+        assert f"densenet_nb.data.load('eurosat'{written}, {way})." in str(caught.value)
+
+
+@pytest.mark.usefixtures("sizes_differ")
+def test_arrays_of_images_that_differ_in_size_advise_what_load_has(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"densenet_nb\.data\.load\('sizes_differ', batch_size=None"
+    ):
+        data.load_arrays("sizes_differ", "train", data_dir=tmp_path)
 
 
 @pytest.mark.usefixtures("sizes_differ")
@@ -385,7 +412,9 @@ def requests_served(monkeypatch):
 
 def test_a_file_is_fetched_only_when_asked(requests_served, tmp_path, capfd):
     for arguments in ({}, {"manual_dir": tmp_path}):
-        with pytest.raises(FileNotFoundError, match=r"load\('remote', download=True\)"):
+        with pytest.raises(
+            FileNotFoundError, match=r"load\('remote', batch_size=None, data_dir=.*download=True\)"
+        ):
             data.load("remote", "train", None, data_dir=tmp_path, **arguments)
     assert requests_served == []
     for _ in range(2):

@@ -65,6 +65,15 @@ def layer_weights(first=lambda c, k: 4 * c * k, second=lambda c, k: 36 * k * k, 
     return answer
 
 
+def break_even(never):
+    """Return the break-even width, right but for what is returned if there is none."""
+
+    def answer(k, width, size):
+        return size**2 * width * k / (size**2 - width) if width < size**2 else never
+
+    return answer
+
+
 def transition(*steps, filters=math.floor, pool_padding="valid", **convolution):
     """Return a transition of these Keras layers, in this order."""
 
@@ -121,6 +130,7 @@ WRONG = {
         (layer_weights(second=lambda c, k: 1), "106,496 weights, not 69633"),
         (lambda c, k, bottleneck: 4 * c * k + 36 * k * k, "straight from c to k"),
         (layer_weights(plain=1), "156,672 weights"),
+        (lambda c, k, bottleneck: 4 * c * k + 36 * k * k if bottleneck else None, "returned None"),
     ],
     "check_break_even": [
         (lambda k, width, size: width * k, "neither widens nor narrows"),
@@ -128,7 +138,13 @@ WRONG = {
         (lambda k, width, size: size**2 * k / (size**2 - width), "reads width x k channels"),
         (lambda k, width, size: 9 * width * k / (9 - width), "with size 5 it is 25"),
         (lambda k, width, size: 1.0, "solve for c"),
-        (lambda k, width, size: size**2 * width * k / (size**2 - width), "it never saves"),
+        (
+            lambda k, width, size: size**2 * width * k / (size**2 - width),
+            "it never saves, so return math.inf, not ZeroDivisionError",
+        ),
+        (break_even(None), "it never saves, so return math.inf, not None"),
+        (break_even("never"), "it never saves, so return math.inf, not 'never'"),
+        (break_even(np.array([1, 2])), "it never saves, so return math.inf, not array([1, 2])"),
     ],
     "check_transition": [
         (transition(*H_CONV, "max"), "Max pooling"),
@@ -147,7 +163,8 @@ WRONG = {
         (transition("norm", "average", "relu", "conv"), "before ReLU"),
         (transition("norm", "conv", "average"), "is missing"),
         (transition(*H_CONV, "average", pool_padding="same"), "4 x 6"),
-        (lambda x, compression: 17, "Return the Keras tensor"),
+        (lambda x, compression: 17, "returned 17, where a Keras tensor"),
+        (lambda x, compression: x[:, 0], "where a Keras tensor"),
         (transition(*H_CONV, "average", "relu"), "Shapes and weights agree"),
     ],
     "check_block_outputs": [
@@ -175,6 +192,9 @@ WRONG = {
         (channels_leaving(lambda m, theta: math.ceil(theta * m)), "rounded up"),
         (channels_leaving(lambda m, theta: round(theta * m)), "rounded up"),
         (lambda blocks, k, k0, theta: [1024], "not [1024]"),
+        (lambda blocks, k, k0, theta: 1024.0, "returned 1024.0, where a list of numbers"),
+        (lambda blocks, k, k0, theta: {"block1": 256}, "returned {'block1': 256}, where a list"),
+        (lambda blocks, k, k0, theta: [[256]], "returned [[256]], where a list of numbers"),
     ],
     "check_depth": [
         (sum, "These are the dense layers"),
@@ -213,8 +233,10 @@ WRONG = {
     ],
     "check_dense_block": [
         (block(together, list), "the list of maps"),
-        (block(together, lambda maps: 23), "A number or vector"),
-        (block(together, lambda maps: together(maps).mean(axis=(0, 1, 2))), "A number or vector"),
+        (block(together, lambda maps: 23), "returned 23, where an array"),
+        (block(together, lambda maps: together(maps).mean(axis=(0, 1, 2))), "where an array"),
+        (block(together, lambda maps: {"maps": maps}), "where an array"),
+        (block(together, lambda maps: np.full((2, 3, 5, 8), "x")), "where an array"),
         (block(lambda maps: together(maps, 1), lambda maps: together(maps, 1)), "Wrong axis"),
         (block(lambda maps: together(maps, 0), lambda maps: together(maps, 0)), "Wrong axis"),
         (block(sum, sum), "added, as in ResNet"),
@@ -315,3 +337,50 @@ def test_every_check_refuses_three_answers_with_three_messages(name, capsys):
 
 def test_every_check_is_used_in_a_notebook():
     assert {exercise.values[0] for exercise in IN_NOTEBOOKS} == set(exercises.__all__)
+
+
+OF_NUMBERS = sorted(
+    set(exercises.__all__) - {"check_transition", "check_block_outputs", "check_dense_block"}
+)
+
+
+@pytest.mark.parametrize("name", OF_NUMBERS)
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        ([7, 8], "[7, 8]"),
+        ({"a": 7}, "{'a': 7}"),
+        ({7}, "{7}"),
+        ("7", "'7'"),
+        (1j, "1j"),
+        (np.array([7, 8]), "array([7, 8])"),
+        (np.zeros((100, 100)), "array([[0., 0., 0."),
+    ],
+)
+def test_what_is_no_number_is_named_in_a_line(name, returned, words, capsys):
+    verdict = printed(capsys, name, lambda *arguments: returned)
+    assert verdict.startswith(f"Not yet. Your function returned {words}")
+    assert verdict.endswith(", where a number belongs.\n")
+    assert verdict.count("\n") == 1
+
+
+@pytest.mark.parametrize("scalar", [np.array, np.float64, np.int32])
+def test_a_scalar_of_numpy_is_a_number(scalar, capsys):
+    verdict = printed(
+        capsys, "check_channels_read", lambda k0, k, layer: scalar(k0 + (layer - 1) * k)
+    )
+    assert verdict == "Correct.\n"
+
+
+@pytest.mark.parametrize("name", exercises.__all__)
+def test_a_check_is_given_the_function_itself(name, capsys):
+    verdict = printed(capsys, name, 121)
+    assert verdict == "Not yet. 121 is no function: pass it without calling it.\n"
+    assert printed(capsys, name, ...) == exercises.NOT_ATTEMPTED + "\n"
+
+
+@pytest.mark.parametrize("name", exercises.__all__)
+@pytest.mark.parametrize("answer", [lambda: 0, lambda *arguments: arguments.missing])
+def test_an_error_in_the_reader_s_function_keeps_its_traceback(name, answer):
+    with pytest.raises((TypeError, AttributeError)):
+        getattr(exercises, name)(answer)

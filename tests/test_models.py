@@ -115,21 +115,27 @@ def test_gradients_of_121_with_softplus(peer, training):
 
 
 def test_gradients_of_121_with_relu(networks):
-    """Rounding moves values over ReLU's kink, in stock float32 too: 0.5 to 1.3% of the gradient.
+    """Rounding moves values over ReLU's kink, in stock float32 too: about 0.5% of the gradient.
 
-    So the oracle is float64, and ours may be at most twice as far from it as stock float32.
+    So the oracle is float64, and ours may be at most twice as far from it as stock float32: as a
+    root mean square over eight draws, since whether a value sits on a kink is luck (one draw of
+    stock float32 alone was 0.0005% off, another 1.9%).
     """
-    ours, theirs = networks[0], carried(networks[0], networks[1]["textbook"])
+    ours, stock = networks[0], networks[1]["textbook"]
     keras.config.set_dtype_policy("float64")
     try:
-        oracle = textbook.DenseNet(CONFIGURATIONS["DenseNet121"], SHAPE)
+        oracle = with_logits(textbook.DenseNet(CONFIGURATIONS["DenseNet121"], SHAPE))
     finally:
         keras.config.set_dtype_policy("float32")
-    exact = step(carried(ours, with_logits(oracle)), IMAGES.astype("float64")).gradients
-    stock = relative_error(step(theirs, IMAGES).gradients, exact)
-    fused = relative_error(step(ours, IMAGES).gradients, exact)
-    assert fused < 2 * stock
-    assert stock < 0.05  # the oracle is the same function
+    errors = []
+    for draw in range(8):
+        randomize(ours, seed=draw)
+        exact = step(carried(ours, oracle), IMAGES.astype("float64")).gradients
+        pair = (carried(ours, stock), ours)
+        errors.append([relative_error(step(model, IMAGES).gradients, exact) for model in pair])
+    stock_error, our_error = np.sqrt(np.mean(np.square(errors), axis=0))
+    assert our_error < 2 * stock_error
+    assert stock_error < 0.05  # the oracle is the same function
 
 
 @pytest.mark.parametrize("name", PEERS)

@@ -98,6 +98,15 @@ def test_paired_differences_draws_each_seed_and_the_standard_errors():
     assert axes.get_xlabel() == "difference, in %"
 
 
+def test_paired_differences_of_one_seed_have_no_bar(recwarn):
+    figure = plots.paired_differences({"a": [0.5]}, "difference, in %")
+    (container,) = figure.axes[0].containers
+    mean, _, bars = container.lines
+    assert list(mean.get_xdata()) == [0.5]
+    assert bars == ()
+    assert not recwarn.list
+
+
 def test_scales_draws_a_row_for_each_consumer():
     gammas = np.arange(6.0).reshape(2, 3)
     figure = plots.scales(gammas, ["layer 1", "layer 2"], "feature map")
@@ -127,6 +136,9 @@ def test_architecture_stacks_what_each_layer_adds():
         "8 × 8 pixels",
         "4 × 4 pixels",
     ]
+    (arrow,) = [text for text in axes.texts if isinstance(text, Annotation)]
+    assert (arrow.xyann[1], arrow.xy[1]) == (16, 8)
+    assert "transition\n16 → 8" in [text.get_text() for text in axes.texts]
 
 
 def test_answers_say_what_is_wrong():
@@ -144,6 +156,30 @@ def test_learning_curve_draws_the_history():
     assert drawn == [history[key] for key in ("loss", "val_loss", "accuracy", "val_accuracy")]
 
 
+@pytest.mark.parametrize(
+    ("history", "panels"),
+    [
+        ({"loss": [2.0, 1.0], "accuracy": [0.5, 0.9]}, 2),
+        ({"loss": [2.0, 1.0]}, 1),
+    ],
+)
+def test_learning_curve_draws_only_what_is_there(history, panels):
+    figure = plots.learning_curve(history)
+    assert len(figure.axes) == panels
+    for axis, values in zip(figure.axes, history.values(), strict=True):
+        (line,) = axis.lines
+        assert list(line.get_ydata()) == values
+        assert [text.get_text() for text in axis.get_legend().get_texts()] == ["training images"]
+
+
+def test_learning_curve_draws_where_the_rate_drops():
+    figure = plots.learning_curve({"loss": [3.0, 2.0, 1.0], "val_loss": [3.0, 2.0, 1.0]}, [1, 2])
+    (axes,) = labeled(figure)
+    assert [line.get_xdata()[0] for line in axes.lines[2:]] == [1.5, 2.5]
+    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert names == ["training images", "test images", "learning rate drops"]
+
+
 @pytest.mark.parametrize("depth", [1, 2, 4])
 def test_wirings_draw_every_connection(depth):
     plain, residual, dense = plots.wirings(depth).axes
@@ -159,8 +195,12 @@ def test_wirings_draw_every_connection(depth):
 def test_gradient_against_depth_draws_the_median_and_the_live_seed():
     many = {"g": {"a": np.array([[1, 2, 3], [4, 5, 6]]), "b": np.array([[7, 8, 9], [1, 2, 3]])}}
     live = {"g": {"a": [2, 3], "b": [4, 5]}}
-    figure = plots.gradient_against_depth([5, 10], many, live)
+    figure = plots.gradient_against_depth([5, 10], many, live, ["g (nats)"])
     (axes,) = labeled(figure)
+    assert (axes.get_title(), axes.get_ylabel()) == ("g", "g (nats)")
+    (legend,) = figure.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == ["a", "b", "median of the seeds", "5% to 95% of the seeds", "live seed"]
     assert [list(line.get_ydata()) for line in axes.lines] == [[2, 5], [2, 3], [8, 2], [4, 5]]
 
 

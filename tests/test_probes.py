@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from densenet_nb import data, probes, textbook
+from densenet_nb import data, models, probes, textbook
+from densenet_nb.configurations import cifar
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +54,34 @@ def test_the_product_of_the_norms_does_not_depend_on_the_scale_of_the_weights(di
         kernel.assign(3 * kernel)
     after = np.prod(probes.gradient_norms(model, *digits), axis=0)
     np.testing.assert_allclose(after, before, rtol=1e-2)
+
+
+def small_network():
+    keras.utils.set_random_seed(0)
+    return models.from_configuration(cifar(16, 4), input_shape=(8, 8, 1), classes=10)
+
+
+def test_convolutions_inside_blocks_are_measured_in_the_order_of_the_textbook(digits):
+    """Each of stem, two a dense layer, and transitions: as in the flat network of equal weights."""
+    ours, flat = small_network(), textbook.DenseNet(cifar(16, 4), (8, 8, 1), 10)
+    flat.set_weights(ours.get_weights())
+    expected = probes.gradient_norms(flat, *digits)
+    assert len(kernels(flat)) == len(expected[0]) == 1 + 3 * 2 * 2 + 2
+    for kernel, norm in zip(kernels(flat), expected[1], strict=True):
+        assert norm == pytest.approx(np.linalg.norm(kernel))
+    for found, right in zip(probes.gradient_norms(ours, *digits), expected, strict=True):
+        np.testing.assert_allclose(found, right, rtol=1e-3)
+
+
+def test_convolutions_inside_nested_models_are_measured(digits):
+    whole = small_network()
+    expected = probes.gradient_norms(whole, *digits)
+    trunk = keras.Model(whole.input, whole.layers[-2].output)
+    found = probes.gradient_norms(keras.Sequential([trunk, whole.layers[-1]]), *digits)
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+def test_another_backend_is_refused(digits, monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(RuntimeError, match="needs TensorFlow as Keras's backend, not jax"):
+        probes.gradient_norms(None, *digits)
