@@ -14,11 +14,14 @@ from cycler import cycler
 from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from densenet_nb.configurations import Configuration
 
 __all__ = [
     "COLORS",
+    "NETWORKS",
     "STYLE",
     "answers",
     "architecture",
@@ -40,6 +43,15 @@ __all__ = [
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 """The palette of Okabe and Ito (2008), without its yellow, which is too pale on white."""
+
+NETWORKS = (
+    {"color": "dimgray"},
+    {"color": "darkgray", "linestyle": "--"},
+    {"color": COLORS[1]},
+    {"color": COLORS[3]},
+    {"color": COLORS[0], "linewidth": 3},
+)
+"""Lines of the networks compared, in order: two without normalization, gray; last our subject."""
 
 STYLE = {
     "axes.grid": True,
@@ -262,13 +274,13 @@ def paired_differences(
         What was subtracted from what, with its unit.
     errors : float
         Standard errors that the bar reaches to either side. A direction is claimed only where
-        the bar of 3 leaves out zero.
+        the bar of 3 leaves out zero. A single seed has no standard error, so no bar.
     """
     figure, axes = plt.subplots(figsize=(8, 0.5 * len(differences) + 1.4))
     for row, values in enumerate(map(np.asarray, differences.values())):
         spread = np.linspace(-0.2, 0.2, len(values))  # equal values would hide one another
         axes.plot(values, row + spread, ".", color=COLORS[4], alpha=0.8)
-        error = errors * values.std(ddof=1) / len(values) ** 0.5
+        error = errors * values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else None
         axes.errorbar(values.mean(), row, xerr=error, fmt="o", color=COLORS[0], capsize=4)
     axes.axvline(0, color="black", linewidth=1)
     axes.set(xlabel=xlabel, yticks=range(len(differences)), yticklabels=differences)
@@ -286,16 +298,20 @@ def architecture(configuration: Configuration, side: int) -> Figure:
     configuration : Configuration
         The network.
     side : int
-        Height and width of the images, in pixels; a bar's block says what is left of them.
+        Height and width of the images, in pixels; a bar's block says what is left of them. The
+        first bar of a block is what enters it.
     """
     k = configuration.growth_rate
     if configuration.imagenet_stem:  # two strides of 2, rounded up
         side = (side + 3) // 4
     figure, axes = plt.subplots(figsize=(9, 4))
-    position, centers, labels = 0, [], []
+    gap = 3 + sum(configuration.blocks) // 8  # bars; wide enough for the words in it
+    position, top, centers, labels = 0, 0, [], []
     for index, (num_layers, k0) in enumerate(
         zip(configuration.blocks, configuration.block_inputs, strict=True), start=1
     ):
+        if index > 1:
+            _transition(axes, position - gap, position, top, k0)
         bars = position + np.arange(num_layers + 1)
         axes.bar(bars, k0, color="lightgray", edgecolor="white", width=0.9)
         for layer in range(1, num_layers + 1):  # what a layer adds stays to the end of its block
@@ -303,14 +319,23 @@ def architecture(configuration: Configuration, side: int) -> Figure:
             axes.bar(bars[layer:], k, 0.9, k0 + (layer - 1) * k, color=color, edgecolor="white")
         centers.append(bars.mean())
         labels.append(f"dense block {index}\n{num_layers} layers\n{side} × {side} pixels")
+        top = k0 + num_layers * k
         axes.text(bars.mean(), k0 / 2, f"{k0}", ha="center", va="center")
-        axes.text(bars[-1], k0 + num_layers * k, f"{k0 + num_layers * k}", ha="center", va="bottom")
-        position, side = bars[-1] + 3, side // 2
+        axes.text(bars[-1], top, f"{top}", ha="center", va="bottom")
+        position, side = bars[-1] + gap, side // 2
     axes.set_xticks(centers, labels)
     axes.set(xlabel="layers, from the image to the classifier", ylabel="channels")
     axes.set_title(f"each layer adds k = {k} channels to those before it", fontsize="medium")
     axes.grid(visible=False)
     return figure
+
+
+def _transition(axes: Axes, last: float, first: float, before: int, after: int) -> None:
+    """Draw an arrow down from the last bar of a block to the first of the next, and name it."""
+    arrow = {"arrowstyle": "-|>", "color": "black", "shrinkA": 0, "shrinkB": 0}
+    axes.annotate("", (first - 0.45, after), (last + 0.45, before), arrowprops=arrow)
+    text = f"transition\n{before} → {after}"
+    axes.text((last + first) / 2, 0, text, ha="center", va="bottom", fontsize="small")
 
 
 @plt.rc_context(STYLE)
@@ -340,25 +365,31 @@ def answers(images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -
 
 
 @plt.rc_context(STYLE)
-def learning_curve(history: Mapping[str, Sequence[float]]) -> Figure:
+def learning_curve(
+    history: Mapping[str, Sequence[float]], rate_drops: Sequence[int] = ()
+) -> Figure:
     """Draw the loss and the accuracy of each epoch, in training and on the test images.
 
     Parameters
     ----------
     history : mapping of str to sequence of float
-        ``model.fit(...).history`` with ``accuracy`` among the metrics and validation data.
+        ``model.fit(...).history``. Without ``accuracy`` among the metrics, or without validation
+        data, what is there is drawn.
+    rate_drops : sequence of int
+        Epochs after which the learning rate drops: a dashed line between each and the next.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
-    for axis, metric, ylabel in zip(
-        axes,
-        ("loss", "accuracy"),
-        ("cross entropy (nats)", "accuracy (fraction right)"),
-        strict=True,
-    ):
+    ylabels = {"loss": "cross entropy (nats)", "accuracy": "accuracy (fraction right)"}
+    metrics = [metric for metric in ylabels if metric in history]
+    figure, axes = plt.subplots(1, len(metrics), figsize=(4.5 * len(metrics), 3.2), squeeze=False)
+    for axis, metric in zip(axes[0], metrics, strict=True):
         for key, label in ((metric, "training images"), (f"val_{metric}", "test images")):
-            axis.plot(range(1, len(history[key]) + 1), history[key], marker="o", label=label)
-        axis.set(xlabel="epoch", ylabel=ylabel)
-        axis.legend()
+            if key in history:
+                axis.plot(range(1, len(history[key]) + 1), history[key], marker="o", label=label)
+        for index, epoch in enumerate(rate_drops):
+            label = None if index else "learning rate drops"  # one entry in the legend
+            axis.axvline(epoch + 0.5, color="gray", linestyle="--", label=label)
+        axis.set(xlabel="epoch", ylabel=ylabels[metric])
+        axis.legend(frameon=True, framealpha=1, edgecolor="white")  # hides the lines behind it
     return figure
 
 
@@ -413,6 +444,7 @@ def gradient_against_depth(
     depths: Sequence[int],
     panels: Mapping[str, Mapping[str, np.ndarray]],
     live: Mapping[str, Mapping[str, np.ndarray]],
+    ylabels: Sequence[str],
 ) -> Figure:
     """Draw measurements of many seeds against depth: median, 5% to 95% of seeds, and one live.
 
@@ -421,21 +453,31 @@ def gradient_against_depth(
     depths : sequence of int
         Depths of the networks.
     panels : mapping of str to mapping of str to numpy.ndarray
-        Label of the vertical axis, network, positive values (depths, seeds).
+        Title, network, positive values (depths, seeds). The networks in the order of `NETWORKS`.
     live : mapping of str to mapping of str to numpy.ndarray
         The same of a single seed, (depths,); drawn as crosses.
+    ylabels : sequence of str
+        Label of the vertical axis of each panel, with its unit.
     """
     figure, axes = plt.subplots(1, len(panels), figsize=(10, 5), squeeze=False)
-    for axis, (ylabel, networks) in zip(axes[0], panels.items(), strict=True):
-        for color, (network, values) in zip(COLORS, networks.items(), strict=False):
+    for axis, (title, networks), ylabel in zip(axes[0], panels.items(), ylabels, strict=True):
+        for style, (network, values) in zip(NETWORKS, networks.items(), strict=False):
             low, median, high = np.quantile(values, (0.05, 0.5, 0.95), axis=1)
+            color = style["color"]
             axis.fill_between(depths, low, high, color=color, alpha=0.25, linewidth=0)
-            axis.plot(depths, median, color=color, label=network)
-            axis.plot(depths, live[ylabel][network], "x", color=color)
+            axis.plot(depths, median, label=network, **style)
+            axis.plot(depths, live[title][network], "x", color=color, markersize=8)
         axis.set(xscale="log", yscale="log", xlabel="depth L (composite functions)", ylabel=ylabel)
+        axis.set_title(title)
         axis.set_xticks(depths, depths)
         axis.minorticks_off()
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    handles, _ = axes[0, 0].get_legend_handles_labels()
+    handles += [
+        Line2D([], [], color="black", label="median of the seeds"),
+        Patch(color="black", alpha=0.25, linewidth=0, label="5% to 95% of the seeds"),
+        Line2D([], [], color="black", marker="x", linestyle="", label="live seed"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4)
     return figure
 
 
@@ -446,15 +488,16 @@ def gradient_by_layer(effects: Mapping[str, np.ndarray]) -> Figure:
     Parameters
     ----------
     effects : mapping of str to numpy.ndarray
-        Network, and ‖W‖ ‖∂loss/∂W‖ of its layers from the input on, (layers,).
+        Network, and ‖W‖ ‖∂loss/∂W‖ of its layers from the input on, (layers,). The networks in
+        the order of `NETWORKS`.
     """
     figure, axes = plt.subplots(figsize=(9, 4))
-    for network, values in effects.items():
-        axes.plot(range(1, len(values) + 1), values, marker=".", label=network)
+    for style, (network, values) in zip(NETWORKS, effects.items(), strict=False):
+        axes.plot(range(1, len(values) + 1), values, marker=".", label=network, **style)
     axes.set(
         yscale="log",
         xlabel="composite function, from the input",
-        ylabel="change of the loss per relative\nchange of W: ‖W‖ ‖∂loss/∂W‖ (nats)",
+        ylabel="$g_\\ell$: change of the loss per relative\nchange of W: ‖W‖ ‖∂loss/∂W‖ (nats)",
     )
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
