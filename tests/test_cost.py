@@ -10,25 +10,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from activation_bytes import activation_bytes as traced_activation_bytes
+from exact_counts import COUNTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from densenet_nb import cost, models, textbook
 from densenet_nb.configurations import CONFIGURATIONS, Configuration, cifar, imagenet
-
-COUNTED = {  # trainable, and with moving statistics; 10 classes without the ImageNet stem
-    "DenseNet121": (7_978_856, 8_062_504),
-    "DenseNet161": (28_681_000, 28_900_936),
-    "DenseNet169": (14_149_480, 14_307_880),
-    "DenseNet201": (20_013_928, 20_242_984),
-    "DenseNet264": (33_337_704, 33_736_232),
-    "DenseNet-40 (k=12)": (1_019_722, 1_037_818),
-    "DenseNet-100 (k=12)": (6_979_642, 7_096_858),
-    "DenseNet-100 (k=24)": (27_249_082, 27_480_346),
-    "DenseNet-BC-100 (k=12)": (769_162, 793_150),
-    "DenseNet-BC-250 (k=24)": (15_324_406, 15_582_382),
-    "DenseNet-BC-190 (k=40)": (25_624_430, 25_881_390),
-}
 
 SMALL = {
     "imagenet stem": (imagenet((2, 3), growth_rate=4), (37, 40, 3)),
@@ -60,15 +47,15 @@ def densenet121():
     return textbook.DenseNet(CONFIGURATIONS["DenseNet121"], (None, None, 3))
 
 
-@pytest.mark.parametrize("key", COUNTED)
+@pytest.mark.parametrize("key", COUNTS)
 def test_parameters_of_the_paper_s_networks(key):
     configuration = CONFIGURATIONS[key]
     classes = 1000 if configuration.imagenet_stem else 10
-    assert cost.parameters(configuration, classes=classes) == COUNTED[key]
+    assert cost.parameters(configuration, classes=classes) == COUNTS[key]
 
 
 def test_every_configuration_is_counted():
-    assert COUNTED.keys() == CONFIGURATIONS.keys()
+    assert COUNTS.keys() == CONFIGURATIONS.keys()
 
 
 @pytest.mark.parametrize(("channels", "count"), [(1, 8_056_232), (4, 8_065_640)])
@@ -77,7 +64,7 @@ def test_parameters_of_other_images(channels, count):
 
 
 def test_parameters_of_a_built_densenet121(densenet121):
-    assert built_parameters(densenet121) == COUNTED["DenseNet121"]
+    assert built_parameters(densenet121) == COUNTS["DenseNet121"]
 
 
 @pytest.mark.parametrize("include_top", [True, False])

@@ -47,10 +47,12 @@ FORMULAS_ARE_SET = r"""() => [...document.querySelectorAll('.jp-RenderedMarkdown
 IMAGES_ARE_THERE = "() => [...document.images].every(image => image.complete)"
 
 # A cell's prompt is [*] while it waits or runs, [3] after it, [ ] if an error kept it from running.
-RUN_IS_OVER = r"""() => {
-    const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')];
-    return /\d/.test(prompts[0].textContent)
-        && prompts.every(prompt => !prompt.textContent.includes('*'));
+# If all are [ ], JupyterLab has dropped the run: it does so now and then while a kernel connects.
+RUN_STATE = r"""() => {
+    const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')]
+        .map(prompt => prompt.textContent);
+    if (prompts.every(text => text.includes('[ ]'))) return 'dropped';
+    return prompts.some(text => text.includes('*')) ? '' : 'over';
 }"""
 ERRORS = """() => [...document.querySelectorAll(
     '[data-mime-type="application/vnd.jupyter.stderr"], mjx-merror'
@@ -149,10 +151,18 @@ def browser(*notebooks: Path, outputs: bool = True) -> Iterator[Callable[[Path],
 
 
 def run_all(page: Page, seconds: float) -> None:
-    """Run all cells by JupyterLab's menu; return when they are done or one has failed."""
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    page.wait_for_function(RUN_IS_OVER, timeout=1000 * seconds)
+    """Run all cells by JupyterLab's menu; return when they are done or one has failed.
+
+    A run that JupyterLab drops is started again, as a reader would.
+    """
+    for _ in range(3):
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        page.wait_for_timeout(3000)  # until then a prompt may not show yet that its cell waits
+        state = page.wait_for_function(RUN_STATE, timeout=1000 * seconds).json_value()
+        if state == "over":
+            return
+    raise RuntimeError("JupyterLab dropped the run three times")
 
 
 def errors(page: Page) -> list[str]:
