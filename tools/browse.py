@@ -21,6 +21,8 @@ import lab
 import nbformat
 from playwright.sync_api import Page, sync_playwright
 
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+
 WAIT = 120
 """Seconds that JupyterLab may take to start or to show a notebook."""
 
@@ -125,6 +127,7 @@ def browser(*notebooks: Path, outputs: bool = True) -> Iterator[Callable[[Path],
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
         folder = scratch / "notebooks"
         folder.mkdir()
+        shutil.copytree(BENCHMARKS, scratch / "benchmarks")  # notebooks read the records there
         for path in notebooks:
             notebook = nbformat.read(path, as_version=4)
             for cell in notebook.cells:
