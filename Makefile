@@ -59,9 +59,11 @@ $(VENV)/.%.lock: %.lock pyproject.toml $(VENV)/.created
 	@$(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-%/.created:
+# Named, not a pattern: make would delete a stamp that only patterns mention, and clear the
+# environment again for the other command.
+$(VENV)/.created .venv-lock/.created:
 	@$(PYTHON) -c "import sys; (3, 11) <= sys.version_info[:2] <= (3, 13) or sys.exit( \
 	'$(PYTHON) is Python %d.%d; this needs 3.11 to 3.13, as in: make PYTHON=python3.12' \
 	% sys.version_info[:2])"
-	@$(PYTHON) -m venv --clear $*
+	@$(PYTHON) -m venv --clear $(@D)
 	@touch $@

@@ -18,6 +18,7 @@ if keras.backend.backend() == "tensorflow":
 __all__ = ["BatchNormalization"]
 
 FIXED = {"axis": -1, "center": True, "scale": True, "renorm": False, "synchronized": False}
+"""Keywords of Keras's layer that the kernel's one form leaves no choice of."""
 
 KERNEL_DTYPES = ("float32", "float16", "bfloat16")
 

@@ -1,4 +1,4 @@
-"""What happens inside a network: measured in one training step, nothing is changed."""
+"""What happens inside a network, measured in one training step that leaves its weights alone."""
 
 import densenet_nb._startup  # noqa: F401
 

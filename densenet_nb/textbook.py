@@ -15,7 +15,7 @@ import keras
 from keras import layers
 
 from densenet_nb.configurations import BOTTLENECK_WIDTH, Configuration, transition_filters
-from densenet_nb.layers import HeNormalFanOut
+from densenet_nb.layers import HeNormalFanOut, fresh
 
 __all__ = [
     "CompositeFunction",
@@ -63,7 +63,7 @@ class CompositeFunction:
             size,
             padding="same",
             use_bias=not self.normalization,
-            kernel_initializer=self.kernel_initializer,
+            kernel_initializer=fresh(self.kernel_initializer),
         )(x)
         return layers.Dropout(self.dropout_rate)(x) if self.dropout_rate else x
 

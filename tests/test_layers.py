@@ -141,6 +141,14 @@ def test_equal_shapes_start_with_different_weights():
         assert not np.allclose(first, second)
 
 
+def test_equal_shapes_start_with_different_weights_in_the_textbook_too():
+    initializer = keras.initializers.HeNormal()
+    model = textbook.PlainCNN(2, 4, (4, 4, 3), 2, kernel_initializer=initializer)
+    kernels = [w.numpy() for w in model.weights if w.name == "kernel" and w.shape == (3, 3, 4, 4)]
+    assert len(kernels) == 2
+    assert not np.allclose(*kernels)
+
+
 def test_own_initializers_are_taken():
     """A function, or an instance of a class that nobody registered, as Keras's layers take them."""
 

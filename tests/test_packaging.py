@@ -1,6 +1,9 @@
 """pyproject.toml, environment.yml and the locks say the same; no file names a package index."""
 
+import os
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -120,6 +123,29 @@ def test_every_dependency_has_its_reason_beside_it():
 def test_no_file_names_a_package_index(name):
     index = r"://|pypi\b|--(extra-)?index-url|--find-links|--trusted-host|conda-forge|channels:"
     assert re.findall(index, text(name).replace("--no-emit-index-url", "")) == []
+
+
+STUB = """#!/bin/sh
+# Stands for Python: notes its arguments, and makes an environment whose Python is itself.
+echo "$*" >> "$LOG"
+if [ "$1 $2" = "-m venv" ]; then mkdir -p "$4/bin" && cp "$0" "$4/bin/python"; fi
+"""
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make: install it")
+def test_each_command_sets_up_once_and_leaves_the_others_set_up_alone(tmp_path):
+    for name in ("Makefile", "pyproject.toml", *LOCKS):
+        shutil.copy(ROOT / name, tmp_path)
+    stub, log = tmp_path / "python", tmp_path / "log"
+    stub.write_text(STUB)
+    stub.chmod(0o755)
+    environment = os.environ | {"LOG": str(log), "MAKEFLAGS": ""}  # the tests may run under make
+    for lock in LOCKS * 2:
+        command = ["make", f"PYTHON={stub}", f".venv/.{lock}"]
+        subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+    calls = log.read_text().splitlines()
+    assert sum(call.startswith("-m venv") for call in calls) == 1
+    assert sum("--require-hashes" in call for call in calls) == len(LOCKS)
 
 
 def test_readme_shows_the_figures_of_the_notebooks():
