@@ -12,7 +12,7 @@ NB ?= $(wildcard notebooks/[0-9]*.ipynb)
 export JUPYTER_PREFER_ENV_PATH := 1
 
 .DEFAULT_GOAL := lab
-.PHONY: lab test notebooks look strict-matrix lint lock clean
+.PHONY: lab test notebooks look strict-matrix bench bench-short lint lock clean
 
 lab: $(VENV)/.requirements.lock
 	$(PY) tools/lab.py notebooks/00_start_here.ipynb
@@ -34,6 +34,16 @@ strict-matrix: $(VENV)/.requirements-test.lock
 	TF_ENABLE_ONEDNN_OPTS=0 $(PY) -m pytest --nbval notebooks/
 	ONEDNN_MAX_CPU_ISA=AVX2 $(PY) -m pytest --nbval notebooks/
 	taskset -c 0 $(PY) -m pytest --nbval notebooks/
+
+# Speed and memory beside every peer that is installed there, then how they grow: about 45 minutes.
+# Stop at any time; the same command goes on.
+bench: $(VENV)/.requirements-test.lock
+	$(PY) benchmarks/side_by_side.py
+	$(PY) benchmarks/cost_against_size.py
+
+# The first table, roughly, in about two minutes; nothing is recorded.
+bench-short: $(VENV)/.requirements-test.lock
+	$(PY) benchmarks/side_by_side.py --short
 
 lint: $(VENV)/.requirements-test.lock
 	$(PY) -m ruff check .

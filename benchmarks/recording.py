@@ -1,16 +1,60 @@
 """What every record of a measurement has: where it came from, and a file that is never half."""
 
+import contextlib
 import datetime
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+
+
+PACKAGES = ("tensorflow", "keras", "keras-hub", "jax", "torch", "torchvision", "onnxruntime")
+"""Whose versions a record holds, where they are installed."""
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of those `PACKAGES` that are installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def machine() -> str:
+    """Return the processor's name, the cores and the memory, as far as the system tells."""
+    names = re.findall(r"^model name\s*: (.+)$", _read("/proc/cpuinfo"), re.MULTILINE)
+    processor = names[0] if names else platform.processor() or platform.machine()
+    text = f"{processor}, {platform.machine()}, {cores()} of {os.cpu_count()} cores used"
+    memory = _memory_gib("MemTotal")
+    return f"{text}, {memory:.0f} GiB" if memory else text
+
+
+def free_gib() -> float | None:
+    """Return the memory that a new process can have, in GiB, or None if the system does not say."""
+    return _memory_gib("MemAvailable")
+
+
+def _memory_gib(entry: str) -> float | None:
+    found = re.search(rf"^{entry}: +(\d+) kB$", _read("/proc/meminfo"), re.MULTILINE)
+    return int(found[1]) / 2**20 if found else None
+
+
+def _read(path: str) -> str:
+    """Return the text of a file of Linux, or nothing elsewhere."""
+    return Path(path).read_text(encoding="utf-8") if Path(path).exists() else ""
 
 
 def provenance() -> dict[str, Any]:
@@ -26,16 +70,11 @@ def provenance() -> dict[str, Any]:
         "--abbrev=12",
     ]
     described = subprocess.run(git, capture_output=True, text=True, check=False)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "command": " ".join(["python", f"benchmarks/{program}", *sys.argv[1:]]),
         "commit": described.stdout.strip() or "unknown",
-        "machine": f"{platform.machine()}, {cores} of {os.cpu_count()} cores used",
-        "versions": {
-            "python": platform.python_version(),
-            "tensorflow": version("tensorflow"),
-            "keras": version("keras"),
-        },
+        "machine": machine(),
+        "versions": versions(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
 

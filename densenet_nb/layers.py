@@ -4,6 +4,7 @@ Every part takes and returns raw feature maps, ``(batch, height, width, channels
 may stand between them. Weights are made in the order of ``keras.applications``.
 """
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ import densenet_nb._startup  # noqa: F401
 import keras
 from keras import ops
 
+from densenet_nb import recomputation
 from densenet_nb.configurations import (
     BOTTLENECK_WIDTH,
     require_boolean,
@@ -22,7 +24,15 @@ from densenet_nb.configurations import (
     require_real,
     transition_filters,
 )
-from densenet_nb.normalization import BatchNormalization, require_channels_last
+from densenet_nb.normalization import (
+    BatchNormalization,
+    Statistics,
+    moments,
+    require_channels_last,
+)
+
+if keras.backend.backend() == "tensorflow":
+    from densenet_nb import composite
 
 __all__ = ["CompositeFunction", "DenseBlock", "DenseLayer", "HeNormalFanOut", "Transition"]
 
@@ -155,11 +165,36 @@ class CompositeFunction(_Part):
         self.norm.build(input_shape)
         self.conv.build(input_shape)
 
-    def call(self, x: Any, training: bool | None = None) -> Any:
-        """Map (batch, height, width, m) to (batch, height, width, filters)."""
-        x = self.norm(x, training=training)
+    def call(
+        self, x: Any, training: bool | None = None, statistics: Statistics | None = None
+    ) -> Any:
+        """Map (batch, height, width, m) to (batch, height, width, filters).
+
+        In training the maps' statistics may be given: see
+        :class:`densenet_nb.normalization.BatchNormalization`.
+        """
+        if training and self.norm.uses_kernel(x) and not has_weights(self.composite["activation"]):
+            return self.dropout(self._by_kernels(x, statistics), training=True)
+        x = self.norm(x, training=training, statistics=statistics)
         x = self.composite["activation"](x)
         return self.dropout(self.conv(x), training=training)
+
+    def _by_kernels(self, x: Any, statistics: Statistics | None) -> Any:
+        norm = self.norm
+        if not norm.trainable:
+            statistics = Statistics(norm.moving_mean.value, norm.moving_variance.value)
+        outputs, statistics = composite.composite_function(
+            x,
+            norm.gamma.value,
+            norm.beta.value,
+            self.conv.kernel.value,
+            statistics,
+            activation=self.composite["activation"],
+            epsilon=norm.epsilon,
+        )
+        if norm.trainable:
+            norm.move_averages(x, statistics)
+        return outputs
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Return the shape of the maps it makes."""
@@ -207,9 +242,16 @@ class DenseLayer(_Part):
             function.build(input_shape)
             input_shape = function.compute_output_shape(input_shape)
 
-    def call(self, x: Any, training: bool | None = None) -> Any:
-        """Map (batch, height, width, m) to (batch, height, width, k)."""
-        for function in self.functions:
+    def call(
+        self, x: Any, training: bool | None = None, statistics: Statistics | None = None
+    ) -> Any:
+        """Map (batch, height, width, m) to (batch, height, width, k).
+
+        `statistics` are those of `x`, for the first composite function.
+        """
+        first, *rest = self.functions
+        x = first(x, training=training, statistics=statistics)
+        for function in rest:
             x = function(x, training=training)
         return x
 
@@ -238,14 +280,23 @@ class DenseBlock(_Part):
         k, the channels that each layer adds.
     bottleneck : bool
         Whether each layer has a 1x1 convolution to 4 k channels first (DenseNet-B).
+    memory_efficient : bool
+        In training, keep nothing but the maps, once, and the bottlenecks' outputs; compute the
+        rest again in the backward pass (arXiv 1707.06990). The same function to rounding.
     **options
         Those of every part: activation, dropout_rate, momentum, epsilon, kernel_initializer.
     """
 
     def __init__(
-        self, num_layers: int, growth_rate: int, bottleneck: bool = True, **options: Any
+        self,
+        num_layers: int,
+        growth_rate: int,
+        bottleneck: bool = True,
+        memory_efficient: bool = False,
+        **options: Any,
     ) -> None:
         super().__init__(**options)
+        self.memory_efficient = require_boolean("memory_efficient", memory_efficient)
         self.num_layers = require_positive_integer("num_layers", num_layers)
         self.growth_rate = require_positive_integer("growth_rate", growth_rate)
         self.bottleneck = require_boolean("bottleneck", bottleneck)
@@ -261,9 +312,13 @@ class DenseBlock(_Part):
 
     def call(self, x: Any, training: bool | None = None) -> Any:
         """Map (batch, height, width, k0) to (batch, height, width, k0 + num_layers k)."""
+        if training and self.memory_efficient:
+            return recomputation.dense_block(self.dense_layers, x)
+        statistics = moments(x) if training else None
         for layer in self.dense_layers:
-            new = layer(x, training=training)  # (batch, height, width, k)
+            new = layer(x, training=training, statistics=statistics)  # (batch, height, width, k)
             x = ops.concatenate([x, new], axis=-1)  # (batch, height, width, k0 + l k)
+            statistics = statistics.join(moments(new)) if training else None
         return x
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
@@ -277,6 +332,7 @@ class DenseBlock(_Part):
             "num_layers": self.num_layers,
             "growth_rate": self.growth_rate,
             "bottleneck": self.bottleneck,
+            "memory_efficient": self.memory_efficient,
         }
 
 
@@ -292,12 +348,17 @@ class Transition(_Part):
     ----------
     compression : float
         θ in (0, 1]: the share of the m channels kept (section 3, "Compression").
+    memory_efficient : bool
+        In training, keep nothing but the input; compute the rest again in the backward pass.
     **options
         Those of every part: activation, dropout_rate, momentum, epsilon, kernel_initializer.
     """
 
-    def __init__(self, compression: float = 0.5, **options: Any) -> None:
+    def __init__(
+        self, compression: float = 0.5, memory_efficient: bool = False, **options: Any
+    ) -> None:
         super().__init__(**options)
+        self.memory_efficient = require_boolean("memory_efficient", memory_efficient)
         self.compression = require_compression(compression)
         self.pool = self._part(keras.layers.AveragePooling2D, 2, name="pool")
 
@@ -311,6 +372,11 @@ class Transition(_Part):
 
     def call(self, x: Any, training: bool | None = None) -> Any:
         """Map (batch, height, width, m) to (batch, height // 2, width // 2, floor(θ m))."""
+        if training and self.memory_efficient:
+            return recomputation.recompute(self, functools.partial(self._map, training=True), x)
+        return self._map(x, training)
+
+    def _map(self, x: Any, training: bool | None) -> Any:
         if training and self.function.dropout.rate > 0:
             return self.pool(self.function(x, training=training))
         x = self.function.norm(x, training=training)
@@ -325,7 +391,16 @@ class Transition(_Part):
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal layer."""
-        return {**super().get_config(), "compression": self.compression}
+        return {
+            **super().get_config(),
+            "compression": self.compression,
+            "memory_efficient": self.memory_efficient,
+        }
+
+
+def has_weights(activation: Any) -> bool:
+    """Whether an activation is a Keras layer, which may learn: its gradient is autodiff's."""
+    return isinstance(activation, keras.layers.Layer)
 
 
 def require_composite(dropout_rate: float, momentum: float, epsilon: float) -> None:

@@ -73,6 +73,7 @@ def from_configuration(
     momentum: float = 0.99,
     epsilon: float = 1.001e-5,
     kernel_initializer: Any = HeNormalFanOut,
+    memory_efficient: bool = False,
 ) -> keras.Model:
     """Build the network of a configuration.
 
@@ -109,6 +110,9 @@ def from_configuration(
         Name of the model and prefix of its layers' names.
     activation, dropout_rate, momentum, epsilon, kernel_initializer
         Of every composite function; see :class:`densenet_nb.layers.CompositeFunction`.
+    memory_efficient : bool
+        Train in a fraction of the memory and a little more time, by computing again in the
+        backward pass what is cheap (arXiv 1707.06990): the same function, weights and files.
 
     Raises
     ------
@@ -129,6 +133,7 @@ def from_configuration(
     _require_name(name)
     _require_weights(weights, configuration, include_top, classes)
     require_composite(dropout_rate, momentum, epsilon)
+    require_boolean("memory_efficient", memory_efficient)
     classifier_activation = keras.activations.get(classifier_activation)
     if pooling not in (None, "avg", "max"):
         raise ValueError(f'pooling={pooling!r}: must be None, "avg" or "max".')
@@ -144,11 +149,14 @@ def from_configuration(
     for index, num_layers in enumerate(configuration.blocks, start=1):
         if index > 1:
             transition = f"{name}_transition{index - 1}"
-            x = Transition(configuration.compression, **composite, name=transition)(x)
+            x = Transition(
+                configuration.compression, memory_efficient, **composite, name=transition
+            )(x)
         x = DenseBlock(
             num_layers,
             configuration.growth_rate,
             configuration.bottleneck,
+            memory_efficient,
             **composite,
             name=f"{name}_block{index}",
         )(x)

@@ -4,6 +4,7 @@ Keras's own layer computes the same in five operations on TensorFlow; the kernel
 pass forward and one back. Everything else (weights, freezing, configuration) is Keras's.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import densenet_nb._startup  # noqa: F401
@@ -15,7 +16,7 @@ if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
     from tensorflow.python.ops import control_flow_util
 
-__all__ = ["BatchNormalization"]
+__all__ = ["BatchNormalization", "Statistics", "moments", "moments_gradient"]
 
 FIXED = {"axis": -1, "center": True, "scale": True, "renorm": False, "synchronized": False}
 """Keywords of Keras's layer that the kernel's one form leaves no choice of."""
@@ -26,6 +27,23 @@ EMPTY_BATCH = (
     "Batch normalization got a training batch with no image in it, which has no mean. Usually the "
     "last batch is smaller than the number of replicas: batch with drop_remainder=True."
 )
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Mean and biased variance of a batch's feature maps, (channels,) each.
+
+    No tuple: Keras would cast the tensors of a tuple to a layer's half precision.
+    """
+
+    mean: Any
+    variance: Any
+
+    def join(self, new: "Statistics") -> "Statistics":
+        """Append the statistics of new maps."""
+        return Statistics(
+            ops.concatenate([self.mean, new.mean]), ops.concatenate([self.variance, new.variance])
+        )
 
 
 @keras.saving.register_keras_serializable("densenet_nb")
@@ -39,6 +57,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     Inputs and outputs have shape ``(batch, ..., channels)``. Float64, XLA (``jit_compile=True``)
     and other backends take ``keras.ops``.
+
+    Several consumers of the same maps share their statistics: called with `statistics`, those of
+    the batch by :func:`moments`, a layer in training takes them instead of computing its own.
 
     Parameters
     ----------
@@ -65,21 +86,38 @@ class BatchNormalization(keras.layers.BatchNormalization):
                 )
         super().__init__(**kwargs)
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:  # noqa: D102
+    def call(  # noqa: D102
+        self, inputs: Any, training: bool | None = None, statistics: Statistics | None = None
+    ) -> Any:
         inputs = ops.cast(inputs, self.compute_dtype)
-        fused = uses_kernel(inputs) and self.variable_dtype == "float32"
-        normalize = fused_batch_norm if fused else batch_norm
-        vectors = (self.gamma, self.beta)
+        learned = (self.gamma.value, self.beta.value)
         if not (training and self.trainable):
-            vectors += (self.moving_mean, self.moving_variance)
-            return normalize(inputs, *vectors, epsilon=self.epsilon)[0]
-        outputs, mean, variance = normalize(inputs, *vectors, epsilon=self.epsilon)
-        for average, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            old = ops.cast(average, value.dtype)
-            moved = old * self.momentum + value * (1.0 - self.momentum)
-            # An empty batch has no statistics (under XLA, which cannot raise).
-            average.assign(ops.where(ops.size(inputs) > 0, moved, old))
+            normalize = kernel_normalize if self.uses_kernel(inputs) else ops_normalize
+            constants = Statistics(self.moving_mean.value, self.moving_variance.value)
+            return normalize(inputs, *learned, constants, epsilon=self.epsilon)
+        if statistics is None and self.uses_kernel(inputs):
+            outputs, statistics, _ = kernel_batch_norm(inputs, *learned, epsilon=self.epsilon)
+        else:
+            statistics = statistics or moments(inputs)
+            outputs = ops_normalize(inputs, *learned, statistics, epsilon=self.epsilon)
+        self.move_averages(inputs, statistics)
         return outputs
+
+    def uses_kernel(self, inputs: Any) -> bool:
+        """Whether the fused kernel serves `inputs` and this layer's weights."""
+        return uses_kernel(inputs) and self.variable_dtype == "float32"
+
+    def move_averages(self, inputs: Any, statistics: Statistics) -> None:
+        """Move the moving averages towards the statistics of a batch of `inputs`."""
+        for average, value in (
+            (self.moving_mean, statistics.mean),
+            (self.moving_variance, statistics.variance),
+        ):
+            old = average.value
+            moved = old + (ops.cast(value, old.dtype) - old) * (1.0 - self.momentum)
+            if not uses_kernel(inputs):  # XLA cannot raise: an empty batch moves nothing
+                moved = ops.where(ops.size(inputs) > 0, moved, old)
+            average.assign(moved)
 
 
 def require_channels_last() -> None:
@@ -108,45 +146,129 @@ def uses_kernel(x: object) -> bool:
     )
 
 
-def batch_norm(x, gamma, beta, mean=None, variance=None, *, epsilon):  # noqa: ANN001, ANN202
-    """Return ``γ (x − mean) / √(variance + ε) + β`` with the mean and biased variance used.
+def moments(x: Any) -> Statistics:
+    """Compute the batch's mean and biased variance of each feature map.
 
-    Without `mean` and `variance` they are the batch's own, over every axis but the last, and
-    gradients flow through them. All vectors are (channels,); half-precision `x` is computed in
-    float32.
+    Parameters
+    ----------
+    x : tensor
+        Feature maps, (batch, ..., channels); half precision is computed in float32.
+
+    Returns
+    -------
+    Statistics
+        Float32, or float64 of float64.
+    """
+    x = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
+    axes = list(range(len(x.shape) - 1))
+    return Statistics(*(_kernel_moments if uses_kernel(x) else ops.moments)(x, axes))
+
+
+def _kernel_moments(x, axes):  # noqa: ANN001, ANN202
+    """Return the moments, with their gradient in a quarter of autodiff's operations."""
+
+    @tf.custom_gradient
+    def function(x):  # noqa: ANN001, ANN202
+        mean = tf.reduce_mean(x, axes)
+        variance = tf.reduce_mean(tf.math.squared_difference(x, mean), axes)
+        return (mean, variance), lambda *upstream: moments_gradient(x, mean, *upstream)
+
+    return function(x)
+
+
+def moments_gradient(x: Any, mean: Any, dmean: Any, dvariance: Any) -> Any:
+    """Return the gradient of `x` from those of its mean m and variance v, over n values each.
+
+    ∂x = (∂m + 2 (x − m) ∂v) / n, in the dtype of `x`.
+    """
+    n = ops.cast(ops.size(x) // x.shape[-1], mean.dtype)
+    slope = 2 * dvariance / n
+    return ops.cast(ops.cast(x, mean.dtype) * slope + (dmean / n - mean * slope), x.dtype)
+
+
+def ops_normalize(x, gamma, beta, statistics, *, epsilon):  # noqa: ANN001, ANN202
+    """Return ``γ (x − mean) / √(variance + ε) + β`` in the dtype of `x`, by Keras's operations.
+
+    The vectors are (channels,); half-precision `x` is computed in float32.
     """
     dtype = x.dtype
-    x = ops.cast(x, keras.backend.result_type(dtype, "float32"))
-    if mean is None:
-        mean, variance = ops.moments(x, axes=list(range(len(x.shape) - 1)))
     outputs = ops.batch_normalization(
-        x, mean, variance, axis=-1, offset=beta, scale=gamma, epsilon=epsilon
+        ops.cast(x, keras.backend.result_type(dtype, "float32")),
+        statistics.mean,
+        statistics.variance,
+        axis=-1,
+        offset=beta,
+        scale=gamma,
+        epsilon=epsilon,
     )
-    return ops.cast(outputs, dtype), mean, variance
+    return ops.cast(outputs, dtype)
 
 
-def fused_batch_norm(x, gamma, beta, mean=None, variance=None, *, epsilon):  # noqa: ANN001, ANN202
+def kernel_normalize(x, gamma, beta, statistics, *, epsilon):  # noqa: ANN001, ANN202
     """Do the same by TensorFlow's kernel; `x` is (batch, height, width, channels).
+
+    The kernel's gradient ends at the statistics: see :func:`statistics_gradient`.
+    """
+    outputs, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=x,
+        scale=gamma,
+        offset=beta,
+        mean=statistics.mean,
+        variance=statistics.variance,
+        epsilon=epsilon,
+        is_training=False,
+    )
+    return outputs
+
+
+def kernel_batch_norm(x, gamma, beta, *, epsilon):  # noqa: ANN001, ANN202
+    """Normalize with the batch's own statistics; return them too, and what the gradient reads.
 
     The kernel returns the unbiased variance: Bessel's correction n / (n − 1) is undone here.
     """
-    if mean is not None:
-        outputs, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=x,
-            scale=gamma,
-            offset=beta,
-            mean=mean,
-            variance=variance,
-            epsilon=epsilon,
-            is_training=False,
-        )
-        return outputs, mean, variance
-    n = tf.size(x) // x.shape[-1]
-    something = tf.debugging.assert_positive(n, message=EMPTY_BATCH)
-    with tf.control_dependencies([something] if something is not None else []):
-        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=x, scale=gamma, offset=beta, mean=[], variance=[], epsilon=epsilon, is_training=True
-        )
-    n = tf.cast(n, variance.dtype)
+    x, size = require_images(x)
+    outputs, mean, variance, *reserved = tf.raw_ops.FusedBatchNormV3(
+        x=x, scale=gamma, offset=beta, mean=[], variance=[], epsilon=epsilon, is_training=True
+    )
+    biased = 1 - x.shape[-1] / tf.cast(size, variance.dtype)
     # A single value has variance 0, whatever the kernel's n / (n − 1) made of it.
-    return outputs, mean, tf.where(n > 1, variance * (n - 1) / n, 0)
+    variance = tf.math.multiply_no_nan(variance, biased)
+    return outputs, Statistics(mean, variance), reserved
+
+
+def normalization_gradient(upstream, x, gamma, reserved, *, epsilon, is_training):  # noqa: ANN001, ANN202
+    """Return the gradients of `x`, γ and β by the kernel.
+
+    `reserved` is what :func:`kernel_batch_norm` returned (`is_training`), or the mean and variance
+    that were given; these count as constants.
+    """
+    first, second, *third = reserved
+    dx, dgamma, dbeta, *_ = tf.raw_ops.FusedBatchNormGradV3(
+        y_backprop=upstream,
+        x=x,
+        scale=gamma,
+        reserve_space_1=first,
+        reserve_space_2=second,
+        reserve_space_3=third[0] if third else [],
+        epsilon=epsilon,
+        is_training=is_training,
+    )
+    return dx, dgamma, dbeta
+
+
+def statistics_gradient(gamma, variance, dgamma, dbeta, *, epsilon):  # noqa: ANN001, ANN202
+    """Return the gradients of a given mean and variance, which follow from those of γ and β.
+
+    With r = 1 / √(variance + ε) they are −γ r ∂β and −½ γ r² ∂γ: the mean enters through the
+    offset β − γ r mean, the variance through the scale γ r, whose slope is −½ γ r³.
+    """
+    r = tf.math.rsqrt(variance + epsilon)
+    scale = gamma * r
+    return -scale * dbeta, -0.5 * scale * r * dgamma
+
+
+def require_images(x):  # noqa: ANN001, ANN202
+    """Return `x` and its size, or fail at run time if the batch is empty."""
+    size = tf.size(x)
+    with tf.control_dependencies([tf.raw_ops.Assert(condition=size > 0, data=[EMPTY_BATCH])]):
+        return tf.identity(x), size

@@ -7,6 +7,7 @@ import base64
 import html
 from collections.abc import Mapping, Sequence
 from io import BytesIO
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -27,6 +28,7 @@ __all__ = [
     "architecture",
     "channels_along",
     "connections",
+    "cost_against_size",
     "costs_by_stage",
     "crossing_lines",
     "dense_layer_bars",
@@ -38,6 +40,7 @@ __all__ = [
     "paired_differences",
     "scales",
     "show",
+    "side_by_side",
     "wirings",
 ]
 
@@ -572,3 +575,92 @@ def scales(gammas: np.ndarray, consumers: Sequence[str], xlabel: str) -> Figure:
     axes.set(xlabel=xlabel, ylabel="consumer", yticks=range(len(consumers)), yticklabels=consumers)
     axes.grid(visible=False)
     return figure
+
+
+@plt.rc_context(STYLE)
+def side_by_side(record: Mapping[str, Any]) -> Figure:
+    """Draw what candidates need of time and memory, relative to the median of one of them.
+
+    A dot a round, a bar at the median; ours in blue. A candidate that was not measured in a panel
+    has an empty row there.
+
+    Parameters
+    ----------
+    record : mapping
+        What ``benchmarks/side_by_side.py`` writes: ``settings`` has the ``reference`` and, by
+        title, the ``measures`` (which ``runs``, and which ``value`` of them); then the ``runs``.
+    """
+    settings, runs = record["settings"], record["runs"]
+    names = list(dict.fromkeys(run["candidate"] for run in runs if "candidate" in run))
+    columns = 3
+    rows = -(-len(settings["measures"]) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(10, rows * (0.26 * len(names) + 0.9)), sharey=True, squeeze=False
+    )
+    for axis in axes.flat[len(settings["measures"]) :]:
+        axis.set_axis_off()
+    for axis, (title, measure) in zip(axes.flat, settings["measures"].items(), strict=False):
+        where, value = measure["runs"], measure["value"]
+        unit = np.median(_recorded(runs, {**where, "candidate": settings["reference"]}, value))
+        for row, name in enumerate(names):
+            ratios = _recorded(runs, {**where, "candidate": name}, value) / unit
+            color = COLORS[0] if name.startswith("densenet_nb") else "dimgray"
+            axis.plot(ratios, np.full(len(ratios), row), "o", color=color, alpha=0.4)
+            if len(ratios):
+                axis.plot(
+                    np.median(ratios), row, "|", color=color, markersize=14, markeredgewidth=3
+                )
+        axis.axvline(1, color="black", linewidth=1)
+        batch = "" if "batch" in title else f", batch {where['batch']}"
+        axis.set(title=title + batch, yticks=range(len(names)), yticklabels=names, xlim=(0, None))
+        axis.set(ylim=(len(names) - 0.5, -0.5))  # the first candidate on top
+        axis.title.set_fontsize("medium")
+        axis.grid(visible=False, axis="y")
+    figure.supxlabel(f"ratio to {settings['reference']} (less is better)", fontsize="medium")
+    return figure
+
+
+@plt.rc_context(STYLE)
+def cost_against_size(record: Mapping[str, Any]) -> Figure:
+    """Draw how time and memory of a training step grow, a column for what grows.
+
+    Parameters
+    ----------
+    record : mapping
+        What ``benchmarks/cost_against_size.py`` writes: ``settings`` has the ``sweeps`` (by label,
+        pairs of a size and which runs have it) and by label the ``measures`` of a run; then the
+        ``runs``.
+    """
+    settings, runs = record["settings"], record["runs"]
+    sweeps, measures = settings["sweeps"], settings["measures"]
+    names = dict.fromkeys(run["candidate"] for run in runs)
+    styles = {
+        name: {"color": color, "marker": marker}
+        for name, color, marker in zip(names, ("dimgray", *COLORS), "osD^vP", strict=False)
+    }
+    figure, axes = plt.subplots(
+        len(measures), len(sweeps), figsize=(10, 2.6 * len(measures)), sharex="col", squeeze=False
+    )
+    for column, (xlabel, sweep) in zip(axes.T, sweeps.items(), strict=True):
+        column[-1].set(xlabel=xlabel.replace(", ", "\n", 1), xticks=[x for x, _ in sweep])
+        for axis, (ylabel, value) in zip(column, measures.items(), strict=True):
+            for name, style in styles.items():
+                found = [
+                    (x, _recorded(runs, {**size, "candidate": name}, value)) for x, size in sweep
+                ]
+                points = [(x, np.median(values)) for x, values in found if len(values)]
+                axis.plot(*np.reshape(points, (-1, 2)).T, label=name, **style)
+            axis.set(ylim=(0, None))
+            if axis in axes[:, 0]:
+                axis.set(ylabel=ylabel)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    return figure
+
+
+def _recorded(
+    runs: Sequence[Mapping[str, Any]], where: Mapping[str, Any], value: str
+) -> np.ndarray:
+    """Return `value` of every run that agrees with `where` and has it, (runs,)."""
+    alike = (run for run in runs if where.items() <= run.items())
+    return np.array([run[value] for run in alike if value in run])

@@ -238,3 +238,52 @@ def test_errors_by_stage_draws_zero_at_the_floor():
     assert set(band.get_ydata()) == {1e-4}
     assert figure.axes[0].get_yscale() == "log"
     assert labels(figure) == ("stage", "relative error of the output")
+
+
+def test_side_by_side_draws_ratios_to_the_reference():
+    runs = [
+        {"what": "limit", "round": 0},
+        {"what": "training", "batch": 8, "candidate": "peer", "step_s": 2.0},
+        {"what": "training", "batch": 8, "candidate": "peer", "step_s": 4.0},
+        {"what": "training", "batch": 8, "candidate": "densenet_nb", "step_s": 1.5},
+        {"what": "inference", "batch": 1, "candidate": "peer", "step_s": 0.5},
+    ]
+    measures = {
+        "training step": {"runs": {"what": "training", "batch": 8}, "value": "step_s"},
+        "inference, batch 1": {"runs": {"what": "inference", "batch": 1}, "value": "step_s"},
+    }
+    settings = {"reference": "peer", "measures": measures}
+    figure = plots.side_by_side({"settings": settings, "runs": runs})
+    training, inference, empty = figure.axes
+    drawn = [
+        [sorted(line.get_xdata().tolist()) for line in axes.lines if line.get_marker() == "o"]
+        for axes in (training, inference)
+    ]
+    assert drawn == [[pytest.approx([2 / 3, 4 / 3]), [0.5]], [[1.0], []]]
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == ["training step, batch 8", "inference, batch 1", ""]
+    assert [label.get_text() for label in training.get_yticklabels()] == ["peer", "densenet_nb"]
+    assert figure.get_supxlabel() == "ratio to peer (less is better)"
+    assert not empty.axison
+
+
+def test_cost_against_size_draws_the_median_of_each_size():
+    sizes = {"batch": [[1, {"batch": 1}], [4, {"batch": 4}]]}
+    runs = [
+        {"candidate": "a", "batch": 1, "step_s": 1.0, "peak_gib": 0.5},
+        {"candidate": "a", "batch": 1, "step_s": 3.0, "peak_gib": 0.5},
+        {"candidate": "a", "batch": 4, "step_s": 8.0, "peak_gib": 2.0},
+        {"candidate": "b", "batch": 1, "step_s": 1.0},
+    ]
+    measures = {"step (s)": "step_s", "memory (GiB)": "peak_gib"}
+    settings = {"sweeps": sizes, "measures": measures}
+    figure = plots.cost_against_size({"settings": settings, "runs": runs})
+    step, memory = figure.axes
+    points = [
+        {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+        for axes in (step, memory)
+    ]
+    assert points[0] == {"a": [[1, 2], [4, 8]], "b": [[1, 1]]}
+    assert points[1] == {"a": [[1, 0.5], [4, 2]], "b": []}
+    assert [axes.get_ylabel() for axes in figure.axes] == ["step (s)", "memory (GiB)"]
+    assert memory.get_xlabel() == "batch"

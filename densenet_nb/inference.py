@@ -1,0 +1,418 @@
+"""A frozen predictor: the same function as a trained model's, with its normalizations folded away.
+
+At inference a normalization is an affine map of each channel, ``s x + b`` with
+``s = γ / √(variance + ε)`` and ``b = β − s mean``. Two identities move it into a convolution:
+
+- after a convolution, ``s (W x) + b = (s W) x + b``: scaled filters and a bias;
+- before ReLU and a 1x1 convolution, for s > 0, ``relu(s x + b) = s (max(x, −b/s) + b/s)``: s goes
+  into the filters, b into the bias, and a clipping of the raw maps is left. (With s < 0 it is a
+  minimum.) A larger convolution pads with zeros, which the clipping would move: there the affine
+  map stays.
+"""
+
+import os
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import densenet_nb._startup  # noqa: F401
+
+import keras
+import numpy as np
+from keras.src.models.functional import Functional  # what keras.Model(inputs, outputs) returns
+
+from densenet_nb.layers import CompositeFunction, DenseBlock, DenseLayer, Transition
+from densenet_nb.normalization import BatchNormalization
+
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import (
+        convert_variables_to_constants_v2,  # TensorFlow Lite's converter has no public name for it
+    )
+
+__all__ = ["Predictor", "freeze", "load"]
+
+OPSET = 18
+"""The version of ONNX's operations that `Predictor.export` writes."""
+
+OUT_OF_REACH = 1e30
+"""A clipping threshold that no feature map reaches: the channel counts as constant."""
+
+
+def freeze(model: keras.Model) -> "Predictor":
+    """Return a predictor that computes ``model(images, training=False)`` and cannot be trained.
+
+    The model's weights are copied as constants, normalizations folded into the convolutions in
+    float64, dropout gone: training the model further does not change the predictor. Results are
+    equal to rounding, 1e-5 relative. The model itself is not touched.
+
+    Folded are our layers, and every ``BatchNormalization`` right after a ``Conv2D``, in functional
+    and sequential models, nested ones too. All other layers are kept as they are.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Built, float32, with one input and one output.
+
+    Returns
+    -------
+    Predictor
+
+    Raises
+    ------
+    TypeError
+        `model` is no Keras model.
+    ValueError
+        The model cannot be folded: another backend than TensorFlow, not built, subclassed (its
+        `call` is code, not a graph of layers), several inputs or outputs, a layer that does not
+        compute in float32 (mixed precision among them), or a layer that the model itself calls
+        with ``training=True``. The message names the layer, the rule and the fix.
+    """
+    require_foldable(model)
+
+    def forward(images: Any) -> Any:
+        return keras.tree.flatten(_Folding().run(model, images))[0]
+
+    spec = tf.TensorSpec(model.inputs[0].shape, model.inputs[0].dtype, name="images")
+    traced = tf.function(forward, autograph=False).get_concrete_function(spec)
+    return Predictor(_module(convert_variables_to_constants_v2(traced), spec), spec)
+
+
+def load(path: str | os.PathLike) -> "Predictor":
+    """Load a predictor that `Predictor.save` wrote; it needs neither the model nor its code.
+
+    Parameters
+    ----------
+    path : path
+        The folder. ``tf.saved_model.load(path)`` gives a callable too, without `export`.
+
+    Raises
+    ------
+    ValueError
+        There is no SavedModel, or one that is no predictor.
+    """
+    _require_tensorflow()
+    if not os.path.isdir(path):
+        raise ValueError(f"path={os.fspath(path)!r}: there is no folder of a saved predictor.")
+    module = tf.saved_model.load(os.fspath(path))
+    if not hasattr(module, "forward"):
+        raise ValueError(
+            f"path={os.fspath(path)!r}: a SavedModel, but not of a predictor; write it with "
+            "inference.freeze(model).save(path)."
+        )
+    _, signature = module.signatures["serving_default"].structured_input_signature
+    return Predictor(module, signature["images"])
+
+
+class Predictor:
+    """What `freeze` and `load` return: call it on images; save it; export it.
+
+    It may be called in a ``tf.function``, also one with ``jit_compile=True``.
+    """
+
+    def __init__(self, module: Any, signature: Any) -> None:
+        self._module = module
+        self._signature = signature
+
+    @property
+    def input_shape(self) -> tuple[int | None, ...]:
+        """(None, height, width, channels) of the images; None is any size."""
+        return tuple(self._signature.shape)
+
+    def __call__(self, images: Any) -> Any:
+        """Return the model's outputs for images.
+
+        Parameters
+        ----------
+        images : array or tensor
+            (batch, height, width, channels), cast to the model's input dtype.
+
+        Returns
+        -------
+        tf.Tensor
+            Of the model's output shape, such as (batch, classes); float32.
+
+        Raises
+        ------
+        ValueError
+            The shape of `images` is not the model's.
+        """
+        images = tf.cast(images, self._signature.dtype)
+        if not self._signature.shape.is_compatible_with(images.shape):
+            raise ValueError(
+                f"images have shape {tuple(images.shape)}: must be {self.input_shape}, "
+                "(batch, height, width, channels)."
+            )
+        return self._module.__call__(images)  # an attribute, which a SavedModel keeps
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write a SavedModel with the signature ``images -> predictions`` into the folder `path`.
+
+        TensorFlow Serving and ``tf.saved_model.load`` read it as well as :func:`load` does.
+        """
+        signature = tf.function(
+            lambda images: {"predictions": self._module.__call__(images)},
+            input_signature=[self._signature],
+        )
+        tf.saved_model.save(self._module, os.fspath(path), signatures=signature)
+
+    def export(self, path: str | os.PathLike) -> None:
+        """Write an ONNX file with input ``images`` and output ``predictions``.
+
+        Axes of any size are named: ``batch``, ``height``, ``width``, and ``output_height`` and
+        ``output_width`` where the output is a feature map.
+
+        Raises
+        ------
+        ImportError
+            The extra ``onnx`` is not installed.
+        """
+        onnx, tf2onnx = _require_onnx()
+        forward = tf.function(
+            lambda images: {"predictions": self._module.forward(images)},
+            input_signature=[self._signature],
+        )
+        converted, _ = tf2onnx.convert.from_function(
+            forward, input_signature=[self._signature], opset=OPSET
+        )
+        graph = converted.graph
+        del graph.value_info[:]  # shapes of intermediate maps, in terms of unnamed axes
+        _name_axes(graph.input[0], ("batch", "height", "width"))
+        _name_axes(graph.output[0], ("batch", "output_height", "output_width"))
+        onnx.checker.check_model(converted)
+        onnx.save(converted, os.fspath(path))
+
+
+def require_foldable(model: Any) -> None:
+    """Raise unless `freeze` can fold `model`; see there."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"model={model!r}: must be a keras.Model, such as DenseNet121() returns.")
+    _require_tensorflow()
+    if not _is_graph(model):
+        raise ValueError(
+            f"model {model.name!r} is a {type(model).__name__}, a subclass with its own call: "
+            "code, not a graph of layers that can be folded. Build it as a functional model: "
+            "keras.Model(inputs, outputs)."
+        )
+    if not model.built:
+        raise ValueError(
+            f"model {model.name!r} has no weights yet: begin it with keras.Input((height, width, "
+            "channels)) or call model.build."
+        )
+    for what, tensors in (("inputs", model.inputs), ("outputs", model.outputs)):
+        if len(tensors) != 1:
+            raise ValueError(
+                f"model {model.name!r} has {len(tensors)} {what}: a predictor has one; freeze "
+                "keras.Model(input, output) for each output."
+            )
+    for layer in model._flatten_layers(include_self=False):
+        if isinstance(layer, keras.layers.InputLayer):
+            continue
+        if isinstance(layer, keras.Model) and not _is_graph(layer):
+            raise ValueError(
+                f"layer {layer.name!r} is a {type(layer).__name__}, a subclass of keras.Model with "
+                "its own call: code, not a graph of layers that can be folded. Build it as a "
+                "functional model."
+            )
+        if {layer.compute_dtype, layer.variable_dtype} != {"float32"}:
+            raise ValueError(
+                f"layer {layer.name!r} has dtype policy {layer.dtype_policy.name!r}: folding keeps "
+                "1e-5 in float32 only; build the model with dtype policy float32 and carry the "
+                "weights over with set_weights."
+            )
+
+
+def _require_tensorflow() -> None:
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        raise ValueError(
+            f"backend {backend!r}: a predictor is a TensorFlow graph. Save the model's weights "
+            "and load them with KERAS_BACKEND=tensorflow."
+        )
+
+
+def _require_onnx() -> tuple[Any, Any]:
+    try:
+        import onnx
+        import tf2onnx
+        from keras.src.export.tf2onnx_lib import patch_tf2onnx
+    except ImportError as error:
+        raise ImportError(
+            f"export needs the package {error.name!r}: pip install densenet_nb[onnx]",
+            name=error.name,
+        ) from error
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"In the future `np\.object`", FutureWarning)
+        patch_tf2onnx()  # tf2onnx does not know NumPy 2
+    return onnx, tf2onnx
+
+
+def _is_graph(model: keras.Model) -> bool:
+    """Whether the model is its graph of layers, and no code of a subclass."""
+    return type(model).call in (Functional.call, keras.Sequential.call)
+
+
+def _module(whole: Callable, spec: Any) -> Any:
+    """Return what is saved: ``forward``, the graph, and ``__call__``, the same in two halves.
+
+    Halves of a batch run at the same time: while one waits for memory (concatenation, clipping)
+    the other multiplies: on two cores, batch 8, DenseNet-121, 126 ms instead of 135. A single
+    image is not halved: TensorFlow's kernels do not all take an empty batch.
+    """
+
+    def forward(images: Any) -> Any:
+        return whole(images)[0]
+
+    def in_halves(images: Any) -> Any:
+        middle = tf.shape(images)[0] // 2
+        halves = images[:middle], images[middle:]
+        return tf.concat([forward(half) for half in halves], axis=0)
+
+    def call(images: Any) -> Any:
+        return tf.cond(tf.shape(images)[0] > 1, lambda: in_halves(images), lambda: forward(images))
+
+    module = tf.Module()
+    module.forward = tf.function(forward, input_signature=[spec], autograph=False)
+    module.__call__ = tf.function(call, input_signature=[spec], autograph=False)
+    return module
+
+
+def _name_axes(value: Any, names: tuple[str, ...]) -> None:
+    """Give the axes of an ONNX input or output that have no size a name."""
+    for axis, name in zip(value.type.tensor_type.shape.dim, names, strict=False):
+        if axis.dim_value == 0:
+            axis.dim_param = name
+
+
+class _Convolved(NamedTuple):
+    """How a map was made: ``convolution(x, kernel) + bias``."""
+
+    conv: keras.layers.Conv2D
+    x: Any
+    kernel: np.ndarray
+    bias: np.ndarray
+
+
+class _Folding:
+    """Runs a model's layers on TensorFlow tensors, each in its folded form where it has one.
+
+    A normalization looks back: if a convolution made its input, that convolution is made again
+    with other filters. The first one is then read by nobody, and TensorFlow prunes it.
+    """
+
+    def __init__(self) -> None:
+        self.convolved: dict[Any, _Convolved] = {}
+
+    def run(self, model: keras.Model, x: Any) -> Any:
+        if not isinstance(model, keras.Sequential):
+            return model._run_through_graph(x, operation_fn=self.folded)
+        for layer in model.layers:
+            x = self.folded(layer)(x)
+        return x
+
+    def folded(self, operation: Any) -> Callable:
+        """Return what computes an operation of the graph: its folded form, or itself."""
+        forms = {
+            keras.layers.Conv2D: self.convolution,
+            keras.layers.BatchNormalization: self.normalization,
+            BatchNormalization: self.normalization,
+            CompositeFunction: self.composite_function,
+            DenseLayer: self.dense_layer,
+            DenseBlock: self.dense_block,
+            Transition: self.transition,
+        }
+        form = self.run if isinstance(operation, keras.Model) else forms.get(type(operation))
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if form is None:
+                return operation(*args, **kwargs)
+            if kwargs.get("training"):
+                raise ValueError(
+                    f"layer {operation.name!r} is called with training=True in the model, so it "
+                    "would change with each prediction; call it without."
+                )
+            return form(operation, *args)
+
+        return call
+
+    def convolve(
+        self, conv: keras.layers.Conv2D, x: Any, kernel: np.ndarray, bias: np.ndarray
+    ) -> Any:
+        y = tf.nn.bias_add(conv.convolution_op(x, _constant(kernel)), _constant(bias))
+        self.convolved[y.ref()] = _Convolved(conv, x, kernel, bias)
+        return y
+
+    def convolution(self, conv: keras.layers.Conv2D, x: Any) -> Any:
+        if conv.activation is not keras.activations.linear or conv.data_format != "channels_last":
+            return conv(x)
+        bias = np.zeros(conv.filters) if conv.bias is None else _array(conv.bias)
+        return self.convolve(conv, x, _array(conv.kernel), bias)
+
+    def normalization(self, norm: keras.layers.BatchNormalization, x: Any) -> Any:
+        if norm.axis not in (-1, len(x.shape) - 1):
+            return norm(x)
+        scale, offset = _affine(norm)
+        if x.ref() not in self.convolved:
+            return x * _constant(scale) + _constant(offset)
+        conv, x, kernel, bias = self.convolved[x.ref()]
+        return self.convolve(conv, x, kernel * scale, bias * scale + offset)
+
+    def composite_function(
+        self, function: CompositeFunction, x: Any, pool: Callable = lambda x: x
+    ) -> Any:
+        norm, conv = function.norm, function.conv
+        activation = function.composite["activation"]
+        kernel, bias = _array(conv.kernel), np.zeros(conv.filters)
+        clips = activation is keras.activations.relu and function.kernel_size == 1
+        if clips and x.ref() not in self.convolved:
+            x, scale, offset = _clipped(x, *_affine(norm))
+            bias = offset @ kernel[0, 0]
+            kernel = kernel * scale[:, None]  # filters are (1, 1, m, filters)
+        else:
+            x = activation(self.normalization(norm, x))
+        return self.convolve(conv, pool(x), kernel, bias)
+
+    def dense_layer(self, layer: DenseLayer, x: Any) -> Any:
+        for function in layer.functions:
+            x = self.composite_function(function, x)
+        return x
+
+    def dense_block(self, block: DenseBlock, x: Any) -> Any:
+        maps = [x]
+        for layer in block.dense_layers:
+            x = tf.concat(maps, axis=-1)  # (batch, height, width, k0 + (l - 1) k)
+            maps.append(self.dense_layer(layer, x))  # (batch, height, width, k)
+        return tf.concat(maps, axis=-1)
+
+    def transition(self, transition: Transition, x: Any) -> Any:
+        return self.composite_function(transition.function, x, transition.pool)
+
+
+def _affine(norm: keras.layers.BatchNormalization) -> tuple[np.ndarray, np.ndarray]:
+    """Return s and b of the normalization as ``s x + b``, (channels,) each, in float64."""
+    scale = 1 / np.sqrt(_array(norm.moving_variance) + norm.epsilon)
+    if norm.gamma is not None:
+        scale = scale * _array(norm.gamma)
+    offset = -scale * _array(norm.moving_mean)
+    return scale, offset if norm.beta is None else offset + _array(norm.beta)
+
+
+def _clipped(x: Any, scale: np.ndarray, offset: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray]:
+    """Return x', s', b' with ``relu(s x + b) = s' x' + b'``, where x' is x clipped at ``−b/s``."""
+    constant = np.abs(scale) * OUT_OF_REACH <= np.abs(offset)  # s = 0 among them
+    scale = np.where(constant, 0.0, scale)
+    threshold = np.where(constant, 0.0, -offset / np.where(constant, 1.0, scale))
+    x = tf.maximum(x, _constant(np.where(scale < 0, -np.inf, threshold)))
+    if (scale <= 0).any():
+        x = tf.minimum(x, _constant(np.where(scale > 0, np.inf, threshold)))
+    return x, scale, np.where(constant, np.maximum(offset, 0.0), offset)
+
+
+def _array(weight: Any) -> np.ndarray:
+    """Return a weight's value in float64, also while a graph is traced."""
+    with tf.init_scope():
+        return keras.ops.convert_to_numpy(weight).astype("float64")
+
+
+def _constant(array: np.ndarray) -> Any:
+    return tf.constant(array, "float32")

@@ -1,0 +1,358 @@
+"""A frozen predictor is the model's function: folded, saved, exported, or refused by name."""
+
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import tensorflow as tf
+from equality import randomize, relative_error, with_logits
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from densenet_nb import inference, layers, models
+from densenet_nb.configurations import Configuration, cifar
+from densenet_nb.normalization import BatchNormalization
+
+
+def images(*shape, seed=0):
+    return np.random.default_rng(seed).uniform(size=shape).astype("float32")
+
+
+def error(predictor, model, x):
+    return relative_error(np.array(predictor(x)), np.array(model(x, training=False)))
+
+
+def small(**options):
+    options = {"input_shape": (None, None, 3), "classes": 5, **options}
+    if options.get("include_top", True):
+        options.setdefault("classifier_activation", None)
+    model = models.DenseNet((2, 2), 4, **options)
+    randomize(model)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small()
+
+
+@pytest.fixture(scope="module")
+def predictor(model):
+    return inference.freeze(model)
+
+
+CONFIGURATION = st.builds(
+    Configuration,
+    blocks=st.lists(st.integers(1, 3), min_size=1, max_size=2),
+    growth_rate=st.integers(1, 4),
+    stem_filters=st.integers(1, 5),
+    bottleneck=st.booleans(),
+    compression=st.floats(0.5, 1.0),
+    imagenet_stem=st.booleans(),
+)
+
+
+@given(
+    configuration=CONFIGURATION,
+    activation=st.sampled_from(["relu", "silu"]),
+    batch=st.integers(1, 3),
+)
+@settings(deadline=None, max_examples=8)
+def test_any_network_frozen_is_the_same(configuration, activation, batch):
+    side = 2 * configuration.stride + 1
+    network = models.from_configuration(
+        configuration,
+        input_shape=(side, side, 2),
+        classes=3,
+        classifier_activation=None,
+        activation=activation,
+    )
+    randomize(network)
+    predictor = inference.freeze(network)
+    assert predictor.input_shape == (None, side, side, 2)
+    assert error(predictor, network, images(batch, side, side, 2)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dropout_rate": 0.5},
+        {"epsilon": 1e-3},
+        {"activation": "gelu"},
+        {"classifier_activation": "softmax"},
+        {"include_top": False},
+        {"include_top": False, "pooling": "avg"},
+        {"include_top": False, "pooling": "max"},
+    ],
+    ids=str,
+)
+def test_every_option(options):
+    network = small(**options)
+    assert error(inference.freeze(network), network, images(3, 45, 38, 3)) < 1e-5
+
+
+def test_121_and_keras_applications():
+    keras.utils.set_random_seed(0)
+    shape = (224, 224, 3)
+    ours = with_logits(models.DenseNet121(input_shape=shape))
+    theirs = with_logits(keras.applications.DenseNet121(weights=None, input_shape=shape))
+    randomize(ours)
+    theirs.set_weights(ours.get_weights())
+    x = images(2, *shape)
+    for network in (ours, theirs):  # stock layers fold as well
+        assert error(inference.freeze(network), theirs, x) < 1e-5
+
+
+def operations(predictor):
+    graph = predictor._module.forward.get_concrete_function().graph.as_graph_def()
+    nodes = [*graph.node, *(n for function in graph.library.function for n in function.node_def)]
+    return [node.op for node in nodes]
+
+
+def test_nothing_is_left_to_normalize_or_to_read(predictor):
+    names = operations(predictor)
+    assert not {"FusedBatchNormV3", "ReadVariableOp", "VarHandleOp", "Rsqrt"} & set(names)
+    # Two blocks of two bottlenecks, a transition and the stem; the last one stays affine.
+    assert names.count("Conv2D") == 2 * 2 * 2 + 1 + 1
+    assert names.count("Mul") == 1
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1e-38, -1.0, "mixed"])
+def test_any_gamma(gamma):
+    """γ = 0 makes a channel constant; γ < 0 turns the clipping round."""
+    network = small()
+    for layer in network._flatten_layers():
+        if isinstance(layer, BatchNormalization):
+            value = layer.gamma.numpy()
+            value[::2] = gamma if gamma != "mixed" else -value[::2]
+            layer.gamma.assign(value)
+    assert error(inference.freeze(network), network, images(2, 40, 40, 3)) < 1e-5
+
+
+def test_large_means():
+    """Maps far from zero: rounding grows with the mean, in the model itself too."""
+    network = small(input_shape=(40, 40, 3))
+    assert error(inference.freeze(network), network, 1000 * images(2, 40, 40, 3)) < 1e-5
+
+
+def composed():
+    """Layers of ours and of Keras's between them, a nested model, a layer called twice."""
+    inputs = keras.Input((16, 16, 3), name="photo")
+    x = keras.layers.Rescaling(2.0, offset=-1.0)(inputs)
+    x = keras.layers.Conv2D(6, 3, strides=2, groups=3, padding="same")(x)
+    x = keras.layers.BatchNormalization(scale=False)(x)
+    x = layers.DenseBlock(2, 4)(x)
+    x = keras.layers.SpatialDropout2D(0.5)(keras.layers.LeakyReLU()(x))
+    x = layers.Transition(0.5)(x)
+    twice = layers.DenseLayer(7)
+    x = keras.ops.concatenate([twice(x), keras.ops.sin(twice(x))], axis=-1)
+    nested = keras.Sequential(
+        [
+            keras.layers.DepthwiseConv2D(3),
+            keras.layers.BatchNormalization(),
+            layers.CompositeFunction(5, 1),
+            BatchNormalization(),
+            keras.layers.BatchNormalization(axis=1),
+            keras.layers.Flatten(),
+            keras.layers.BatchNormalization(),
+        ]
+    )
+    return keras.Model(inputs, keras.layers.Dense(3)(nested(x)))
+
+
+def test_layers_that_users_compose():
+    network = composed()
+    randomize(network)
+    assert error(inference.freeze(network), network, images(4, 16, 16, 3)) < 1e-5
+
+
+def test_a_convolution_that_others_read_as_well():
+    inputs = keras.Input((8, 8, 3))
+    raw = keras.layers.Conv2D(4, 3)(inputs)
+    outputs = keras.layers.Concatenate()([raw, BatchNormalization()(raw)])
+    network = keras.Model(inputs, outputs)
+    randomize(network)
+    assert error(inference.freeze(network), network, images(2, 8, 8, 3)) < 1e-5
+
+
+def test_training_the_model_further_changes_no_prediction():
+    network = small(input_shape=(40, 40, 3))
+    predictor, x = inference.freeze(network), images(4, 40, 40, 3)
+    before, nodes = np.array(predictor(x)), [len(layer._inbound_nodes) for layer in network.layers]
+    network.compile("sgd", "mse", jit_compile=False)
+    network.train_on_batch(x, np.ones((4, 5)))
+    np.testing.assert_array_equal(predictor(x), before)
+    assert error(predictor, network, x) > 1e-3  # the model did change
+    assert nodes == [len(layer._inbound_nodes) for layer in network.layers]  # left as it was
+
+
+def test_image_alone_or_among_others(predictor):
+    x = images(5, 40, 40, 3)
+    alone = np.concatenate([predictor(x[i : i + 1]) for i in range(5)])
+    assert relative_error(np.array(predictor(x)), alone) < 1e-5
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_under_tf_function(model, predictor, jit_compile):
+    x = images(3, 40, 40, 3)
+    wrapped = tf.function(lambda x: predictor(x), jit_compile=jit_compile)
+    assert error(wrapped, model, x) < 1e-5
+
+
+def test_integers_are_cast(model, predictor):
+    x = np.random.default_rng(0).integers(0, 255, (2, 40, 40, 3), "uint8")
+    assert error(predictor, model, x) < 1e-5
+
+
+@pytest.mark.parametrize("shape", [(40, 40, 3), (1, 40, 40, 4), (1, 3)], ids=str)
+def test_wrong_shape(predictor, shape):
+    with pytest.raises(ValueError, match=r"must be \(None, None, None, 3\)"):
+        predictor(np.zeros(shape))
+
+
+ELSEWHERE = """
+import numpy, sys, tensorflow
+folder = sys.argv[1]
+x = numpy.load(folder + "/x.npy")
+numpy.save(folder + "/plain.npy", tensorflow.saved_model.load(folder + "/saved")(x))
+from densenet_nb import inference
+predictor = inference.load(folder + "/saved")
+assert predictor.input_shape == (None, None, None, 3)
+numpy.save(folder + "/ours.npy", predictor(x))
+predictor.export(folder + "/loaded.onnx")
+"""
+
+
+def test_saved_and_loaded_in_another_process(predictor, tmp_path):
+    x = images(3, 40, 50, 3)
+    np.save(tmp_path / "x.npy", x)
+    predictor.save(tmp_path / "saved")
+    expected = np.array(predictor(x))
+    subprocess.run([sys.executable, "-c", ELSEWHERE, str(tmp_path)], check=True)
+    for name in ("plain.npy", "ours.npy"):
+        assert relative_error(np.load(tmp_path / name), expected) < 1e-6
+    session = onnxruntime.InferenceSession(tmp_path / "loaded.onnx")
+    assert relative_error(session.run(None, {"images": x})[0], expected) < 1e-5
+    serving = tf.saved_model.load(str(tmp_path / "saved")).signatures["serving_default"]
+    assert relative_error(np.array(serving(images=x)["predictions"]), expected) < 1e-6
+
+
+def axes(value):
+    dims = value.type.tensor_type.shape.dim
+    return value.name, [dim.dim_param or dim.dim_value for dim in dims]
+
+
+def test_onnx_of_any_size(model, predictor, tmp_path):
+    predictor.export(tmp_path / "any.onnx")
+    graph = onnx.load(tmp_path / "any.onnx").graph
+    assert axes(graph.input[0]) == ("images", ["batch", "height", "width", 3])
+    assert axes(graph.output[0]) == ("predictions", ["batch", 5])
+    session = onnxruntime.InferenceSession(tmp_path / "any.onnx")
+    for shape in ((1, 40, 40, 3), (3, 64, 41, 3)):
+        x = images(*shape)
+        actual = session.run(["predictions"], {"images": x})[0]
+        assert relative_error(actual, np.array(model(x, training=False))) < 1e-5
+
+
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+def test_onnx_of_a_feature_map_and_of_one_size(activation, tmp_path):
+    options = {"include_top": False, "activation": activation}
+    for shape, sides in (
+        ((None, None, 1), ["output_height", "output_width"]),
+        ((16, 20, 1), [4, 5]),
+    ):
+        network = models.from_configuration(cifar(10, 4), input_shape=shape, **options)
+        randomize(network)
+        inference.freeze(network).export(str(tmp_path / "map.onnx"))
+        graph = onnx.load(tmp_path / "map.onnx").graph
+        name, (batch, *rest) = axes(graph.output[0])
+        assert (name, batch, rest[:2]) == ("predictions", "batch", sides)
+        session = onnxruntime.InferenceSession(tmp_path / "map.onnx")
+        x = images(2, 16, 20, 1)
+        actual = session.run(None, {"images": x})[0]
+        assert relative_error(actual, np.array(network(x, training=False))) < 1e-5
+
+
+def test_export_without_the_extra(predictor, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tf2onnx", None)
+    with pytest.raises(ImportError, match=r"pip install densenet_nb\[onnx\]"):
+        predictor.export(tmp_path / "model.onnx")
+
+
+class Subclassed(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.block = layers.DenseBlock(1, 2)
+
+    def call(self, x):
+        return self.block(x)
+
+
+def around(layer):
+    inputs = keras.Input((8, 8, 2))
+    return keras.Model(inputs, layer(inputs))
+
+
+def two_outputs():
+    inputs = keras.Input((8, 8, 2))
+    return keras.Model(inputs, [inputs + 1, inputs + 2], name="pair")
+
+
+def always_training():
+    inputs = keras.Input((8, 8, 2))
+    return keras.Model(inputs, BatchNormalization(name="live")(inputs, training=True))
+
+
+REFUSED = {
+    "statistics of the batch": (always_training, ValueError, "'live' is called with training=True"),
+    "no model": (lambda: layers.DenseBlock(1, 2), TypeError, "must be a keras.Model"),
+    "subclassed": (lambda: Subclassed(name="own"), ValueError, "'own' is a Subclassed"),
+    "nested": (lambda: around(Subclassed(name="in")), ValueError, "layer 'in' is a Subclassed"),
+    "not built": (
+        lambda: keras.Sequential([layers.DenseBlock(1, 2)], name="bare"),
+        ValueError,
+        "'bare' has no weights yet",
+    ),
+    "two outputs": (two_outputs, ValueError, "'pair' has 2 outputs"),
+    "mixed precision": (
+        lambda: around(layers.DenseBlock(1, 2, dtype="mixed_bfloat16", name="half")),
+        ValueError,
+        "'half' has dtype policy 'mixed_bfloat16'",
+    ),
+    "float64": (
+        lambda: around(layers.DenseBlock(1, 2, dtype="float64", name="double")),
+        ValueError,
+        "'double' has dtype policy 'float64'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_folded_is_refused_by_name(case):
+    make, kind, message = REFUSED[case]
+    with pytest.raises(kind, match=message):
+        inference.freeze(make())
+
+
+def test_loading_what_is_no_predictor(tmp_path):
+    with pytest.raises(ValueError, match="there is no folder"):
+        inference.load(tmp_path / "absent")
+    tf.saved_model.save(tf.Module(), str(tmp_path / "other"))
+    with pytest.raises(ValueError, match="not of a predictor"):
+        inference.load(tmp_path / "other")
+
+
+def test_other_backends_are_refused():
+    code = "from densenet_nb import inference, models; inference.freeze(models.DenseNet((1,), 2))"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "KERAS_BACKEND": "jax"},
+        capture_output=True,
+        text=True,
+    )
+    assert "backend 'jax': a predictor is a TensorFlow graph" in run.stderr
