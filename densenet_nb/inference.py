@@ -256,8 +256,8 @@ def _module(whole: Callable, spec: Any) -> Any:
     """Return what is saved: ``forward``, the graph, and ``__call__``, the same in two halves.
 
     Halves of a batch run at the same time: while one waits for memory (concatenation, clipping)
-    the other multiplies: on two cores, batch 8, DenseNet-121, 126 ms instead of 135. A single
-    image is not halved: TensorFlow's kernels do not all take an empty batch.
+    the other multiplies. A single image is not halved: TensorFlow's kernels do not all take an
+    empty batch.
     """
 
     def forward(images: Any) -> Any:
