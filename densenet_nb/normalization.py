@@ -28,6 +28,12 @@ EMPTY_BATCH = (
     "last batch is smaller than the number of replicas: batch with drop_remainder=True."
 )
 
+SECOND_DERIVATIVE = (
+    "densenet_nb's backward passes on TensorFlow can't be differentiated again. For second "
+    "derivatives (gradient penalty, Hessian) build densenet_nb.textbook.DenseNet, the same "
+    "function, and carry the weights over by set_weights."
+)
+
 
 @dataclass(frozen=True)
 class Statistics:
@@ -171,7 +177,11 @@ def _kernel_moments(x, axes):  # noqa: ANN001, ANN202
     def function(x):  # noqa: ANN001, ANN202
         mean = tf.reduce_mean(x, axes)
         variance = tf.reduce_mean(tf.math.squared_difference(x, mean), axes)
-        return (mean, variance), lambda *upstream: moments_gradient(x, mean, *upstream)
+
+        def gradient(*upstream):  # noqa: ANN002, ANN202
+            return differentiable_once(moments_gradient(x, mean, *upstream))
+
+        return (mean, variance), gradient
 
     return function(x)
 
@@ -265,6 +275,20 @@ def statistics_gradient(gamma, variance, dgamma, dbeta, *, epsilon):  # noqa: AN
     r = tf.math.rsqrt(variance + epsilon)
     scale = gamma * r
     return -scale * dbeta, -0.5 * scale * r * dgamma
+
+
+def differentiable_once(gradients: Any) -> Any:
+    """Return `gradients`, a tensor or a structure of them, and refuse to differentiate them again.
+
+    TensorFlow takes what a custom backward pass reads of its forward pass for constants, so second
+    derivatives would be wrong without a word. JAX gets them right.
+    """
+    if keras.backend.backend() == "jax":
+        return gradients
+    return keras.tree.map_structure(
+        lambda gradient: tf.raw_ops.PreventGradient(input=gradient, message=SECOND_DERIVATIVE),
+        gradients,
+    )
 
 
 def require_images(x):  # noqa: ANN001, ANN202

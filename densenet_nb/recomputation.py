@@ -13,7 +13,12 @@ import densenet_nb._startup  # noqa: F401
 import keras
 from keras import ops
 
-from densenet_nb.normalization import Statistics, moments, moments_gradient
+from densenet_nb.normalization import (
+    Statistics,
+    differentiable_once,
+    moments,
+    moments_gradient,
+)
 
 if keras.backend.backend() == "jax":
     import jax
@@ -43,7 +48,7 @@ def recompute(layer: keras.layers.Layer, call: Callable, x: Any) -> Any:
 
         def gradient(*upstream):  # noqa: ANN002, ANN202
             upstream, *_ = keras.tree.flatten(upstream)  # the new state has no gradient
-            return run.gradients(upstream, weights, _after(upstream, x))
+            return differentiable_once(run.gradients(upstream, weights, _after(upstream, x)))
 
         return (outputs, state), gradient
 
@@ -89,18 +94,19 @@ def dense_block(layers: Sequence[keras.layers.Layer], x: Any) -> Any:
             dweights = []
             for run, given in zip(runs[::-1], weights[::-1], strict=True):
                 end = dmaps.shape[-1]
-                front, new = slice(end - run.layer.growth_rate), slice(-run.layer.growth_rate, None)
-                again = _after(dmaps, maps)[..., :end]
-                dnew = dmaps[..., new] + moments_gradient(
-                    again[..., new], mean[:end][new], dmean[new], dvariance[new]
+                width = end - run.layer.growth_rate  # of what the layer read
+                again = _after(dmaps, maps)
+                dnew = dmaps[..., width:] + moments_gradient(
+                    again[..., width:end], mean[width:end], dmean[width:], dvariance[width:]
                 )
-                inputs = (again[..., front], mean[front], variance[front])
-                dx, *dstatistics, dgiven = run.gradients(dnew, given, *inputs)
-                dmaps = dmaps[..., front] + dx
-                dmean, dvariance = dmean[front] + dstatistics[0], dvariance[front] + dstatistics[1]
+                inputs = (again[..., :width], mean[:width], variance[:width])
+                dx, dmean_here, dvariance_here, dgiven = run.gradients(dnew, given, *inputs)
+                dmaps = dmaps[..., :width] + dx
+                dmean = dmean[:width] + dmean_here
+                dvariance = dvariance[:width] + dvariance_here
                 dweights.insert(0, dgiven)
             dx = dmaps + moments_gradient(x, mean[: x.shape[-1]], dmean, dvariance)
-            return dx, dweights
+            return differentiable_once((dx, dweights))
 
         return (maps, states), gradient
 
