@@ -5,7 +5,9 @@ the input again and costs two cheap passes to compute a second time. Memory that
 is time saved too: the first step need not fetch it from the system.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 
 import densenet_nb._startup  # noqa: F401
 
@@ -13,6 +15,7 @@ import tensorflow as tf
 
 from densenet_nb.normalization import (
     Statistics,
+    differentiable_once,
     kernel_batch_norm,
     kernel_normalize,
     normalization_gradient,
@@ -22,6 +25,19 @@ from densenet_nb.normalization import (
 __all__ = ["composite_function"]
 
 SAME = {"strides": [1, 1, 1, 1], "padding": "SAME"}
+
+
+_keep = ContextVar("keep", default=False)
+
+
+@contextlib.contextmanager
+def keeping_activations() -> Iterator[None]:
+    """Keep what the convolutions read meanwhile: what runs again need not run a third time."""
+    token = _keep.set(True)
+    try:
+        yield
+    finally:
+        _keep.reset(token)
 
 
 def composite_function(
@@ -63,7 +79,7 @@ def composite_function(
     tf.errors.InvalidArgumentError
         Without `statistics`, the batch is empty.
     """
-    own = statistics is None
+    own, keep = statistics is None, _keep.get()
     given = () if own else (statistics.mean, statistics.variance)
 
     @tf.custom_gradient
@@ -73,41 +89,52 @@ def composite_function(
         else:
             used, reserved = Statistics(*given), given
             normalized = kernel_normalize(x, gamma, beta, used, epsilon=epsilon)
-        outputs = tf.nn.conv2d(activation(normalized), kernel, **SAME)
+        activated = Activated(normalized, activation)
+        outputs = tf.nn.conv2d(activated.maps, kernel, **SAME)
 
         def gradient(upstream, *_):  # noqa: ANN001, ANN002, ANN202
-            with tf.control_dependencies([upstream]):  # not before it is needed
-                again = tf.identity(x)
-            normalized = kernel_normalize(again, gamma, beta, used, epsilon=epsilon)
-            with tf.GradientTape() as tape:
-                tape.watch(normalized)
-                activated = activation(normalized)
-            dkernel = kernel_gradient(activated, kernel, upstream)
+            again, read = x, activated
+            if not keep:
+                with tf.control_dependencies([upstream]):  # not before it is needed
+                    again = tf.identity(x)
+                normalized = kernel_normalize(again, gamma, beta, used, epsilon=epsilon)
+                read = Activated(normalized, activation)
+            dkernel = kernel_gradient(read.maps, kernel, upstream)
             dactivated = tf.raw_ops.Conv2DBackpropInput(
                 input_sizes=tf.shape(x), filter=kernel, out_backprop=upstream, **SAME
             )
             dx, dgamma, dbeta = normalization_gradient(
-                tape.gradient(activated, normalized, dactivated),
+                read.gradient(dactivated),
                 again,
                 gamma,
                 reserved,
                 epsilon=epsilon,
                 is_training=own,
             )
-            if own:
-                return dx, dgamma, dbeta, dkernel
-            return (
-                dx,
-                dgamma,
-                dbeta,
-                dkernel,
-                *statistics_gradient(gamma, used.variance, dgamma, dbeta, epsilon=epsilon),
-            )
+            gradients = (dx, dgamma, dbeta, dkernel)
+            if not own:
+                gradients += statistics_gradient(
+                    gamma, used.variance, dgamma, dbeta, epsilon=epsilon
+                )
+            return differentiable_once(gradients)
 
         return (outputs, used.mean, used.variance), gradient
 
     outputs, mean, variance = function(x, gamma, beta, kernel, *given)
     return outputs, Statistics(mean, variance)
+
+
+class Activated:
+    """Activated maps that can tell the gradient of the maps before."""
+
+    def __init__(self, maps: tf.Tensor, activation: Callable) -> None:
+        self._before = maps
+        with tf.GradientTape() as self._tape:
+            self._tape.watch(maps)
+            self.maps = activation(maps)
+
+    def gradient(self, upstream: tf.Tensor) -> tf.Tensor:
+        return self._tape.gradient(self.maps, self._before, upstream)
 
 
 def kernel_gradient(x: tf.Tensor, kernel: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:

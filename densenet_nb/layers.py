@@ -34,7 +34,14 @@ from densenet_nb.normalization import (
 if keras.backend.backend() == "tensorflow":
     from densenet_nb import composite
 
-__all__ = ["CompositeFunction", "DenseBlock", "DenseLayer", "HeNormalFanOut", "Transition"]
+__all__ = [
+    "CompositeFunction",
+    "DenseBlock",
+    "DenseLayer",
+    "HeNormalFanOut",
+    "StemPooling",
+    "Transition",
+]
 
 
 @keras.saving.register_keras_serializable("densenet_nb")
@@ -396,6 +403,33 @@ class Transition(_Part):
             "compression": self.compression,
             "memory_efficient": self.memory_efficient,
         }
+
+
+@keras.saving.register_keras_serializable("densenet_nb")
+class StemPooling(keras.layers.MaxPooling2D):
+    """3x3 max pooling with stride 2 over maps padded with zeros (Table 1).
+
+    In training the padded copy is not kept: it would be a tenth of a network's memory.
+    """
+
+    def __init__(self, pool_size: int = 3, strides: int = 2, **options: Any) -> None:
+        super().__init__(pool_size, strides, **options)
+
+    def call(self, x: Any, training: bool | None = None) -> Any:
+        """Map (batch, height, width, k0) to (batch, ⌈height / 2⌉, ⌈width / 2⌉, k0)."""
+        return recomputation.recompute(self, self._pool, x) if training else self._pool(x)
+
+    def _pool(self, x: Any) -> Any:
+        return super().call(ops.pad(x, PADDING))
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Return the shape after padding and pooling."""
+        batch, *sides, channels = input_shape
+        padded = [None if side is None else side + 2 for side in sides]
+        return super().compute_output_shape((batch, *padded, channels))
+
+
+PADDING = ((0, 0), (1, 1), (1, 1), (0, 0))
 
 
 def has_weights(activation: Any) -> bool:

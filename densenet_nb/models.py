@@ -24,7 +24,14 @@ from densenet_nb.configurations import (
     require_known_keywords,
     require_positive_integer,
 )
-from densenet_nb.layers import DenseBlock, HeNormalFanOut, Transition, fresh, require_composite
+from densenet_nb.layers import (
+    DenseBlock,
+    HeNormalFanOut,
+    StemPooling,
+    Transition,
+    fresh,
+    require_composite,
+)
 from densenet_nb.normalization import BatchNormalization, require_channels_last
 
 __all__ = [
@@ -333,8 +340,7 @@ def _stem(
     x = stock.ZeroPadding2D(3, name=f"{name}_stem_conv_pad")(x)
     x = stock.Conv2D(kernel_size=7, strides=2, **convolution)(x)
     x = _normalize_activate(x, composite, f"{name}_stem")
-    x = stock.ZeroPadding2D(1, name=f"{name}_stem_pool_pad")(x)
-    return stock.MaxPooling2D(3, strides=2, name=f"{name}_stem_pool")(x)
+    return StemPooling(name=f"{name}_stem_pool")(x)
 
 
 def _normalize_activate(

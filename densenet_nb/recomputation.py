@@ -25,6 +25,8 @@ if keras.backend.backend() == "jax":
 else:
     import tensorflow as tf
 
+    from densenet_nb import composite
+
 __all__ = ["dense_block", "recompute"]
 
 
@@ -86,26 +88,23 @@ def dense_block(layers: Sequence[keras.layers.Layer], x: Any) -> Any:
             maps = ops.concatenate([maps, new], axis=-1)
             statistics = statistics.join(moments(new))
             states.append(state)
-        mean, variance = statistics.mean, statistics.variance
+        vectors = (statistics.mean, statistics.variance)
 
         def gradient(*upstream):  # noqa: ANN002, ANN202
-            dmaps, *_ = keras.tree.flatten(upstream)  # the new states have no gradient
-            dmean, dvariance = ops.zeros_like(mean), ops.zeros_like(variance)
-            dweights = []
+            dfront, *_ = keras.tree.flatten(upstream)  # the new states have no gradient
+            front, dstatistics, dweights = maps, [ops.zeros_like(v) for v in vectors], []
             for run, given in zip(runs[::-1], weights[::-1], strict=True):
-                end = dmaps.shape[-1]
-                width = end - run.layer.growth_rate  # of what the layer read
-                again = _after(dmaps, maps)
-                dnew = dmaps[..., width:] + moments_gradient(
-                    again[..., width:end], mean[width:end], dmean[width:], dvariance[width:]
-                )
-                inputs = (again[..., :width], mean[:width], variance[:width])
-                dx, dmean_here, dvariance_here, dgiven = run.gradients(dnew, given, *inputs)
-                dmaps = dmaps[..., :width] + dx
-                dmean = dmean[:width] + dmean_here
-                dvariance = dvariance[:width] + dvariance_here
+                width = front.shape[-1] - run.layer.growth_rate  # of what the layer read
+                front, new = ops.split(_after(dfront, front), [width], axis=-1)
+                dfront, dnew = ops.split(dfront, [width], axis=-1)
+                mean = vectors[0][width : width + new.shape[-1]]
+                dnew = dnew + moments_gradient(new, mean, *(d[width:] for d in dstatistics))
+                dx, *more, dgiven = run.gradients(dnew, given, front, *(v[:width] for v in vectors))
+                dfront = dfront + dx
+                dstatistics = [d[:width] + m for d, m in zip(dstatistics, more, strict=True)]
                 dweights.insert(0, dgiven)
-            dx = dmaps + moments_gradient(x, mean[: x.shape[-1]], dmean, dvariance)
+            mean = vectors[0][: front.shape[-1]]
+            dx = dfront + moments_gradient(front, mean, *dstatistics)
             return differentiable_once((dx, dweights))
 
         return (maps, states), gradient
@@ -127,6 +126,7 @@ class _Stateless:
     """
 
     def __init__(self, layer: keras.layers.Layer, call: Callable) -> None:
+        _require_built(layer)
         self.layer = layer
         self.call = call
         self.weights = [variable.value for variable in layer.trainable_variables]
@@ -150,7 +150,7 @@ class _Stateless:
         sources = (*inputs, list(weights))
         if keras.backend.backend() == "jax":
             return jax.vjp(outputs, *sources)[1](upstream)
-        with tf.GradientTape() as tape:
+        with tf.GradientTape() as tape, composite.keeping_activations():
             tape.watch(sources)
             target = outputs(*sources)
         return tape.gradient(target, sources, upstream, tf.UnconnectedGradients.ZERO)
@@ -159,6 +159,17 @@ class _Stateless:
         """Move the layer's state."""
         for variable, value in zip(self.layer.non_trainable_variables, state, strict=True):
             variable.assign(value)
+
+
+def _require_built(layer: keras.layers.Layer) -> None:
+    """Raise a ValueError if a part has yet to make its weights: they would get no gradient."""
+    for part in layer._flatten_layers():
+        if not part.built:
+            raise ValueError(
+                f"{part.name} ({type(part).__name__}) in {layer.name}: memory_efficient=True needs "
+                "weights that are made before training; call the model once on an image first, or "
+                "the build method of an activation that is a layer."
+            )
 
 
 def _on_shared_statistics(layer: keras.layers.Layer) -> Callable:
