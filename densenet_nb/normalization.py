@@ -201,17 +201,13 @@ def ops_normalize(x, gamma, beta, statistics, *, epsilon):  # noqa: ANN001, ANN2
 
     The vectors are (channels,); half-precision `x` is computed in float32.
     """
-    dtype = x.dtype
+    dtype = keras.backend.result_type(x.dtype, "float32")
+    vectors = (statistics.mean, statistics.variance, beta, gamma)
+    mean, variance, offset, scale = (ops.cast(vector, dtype) for vector in vectors)
     outputs = ops.batch_normalization(
-        ops.cast(x, keras.backend.result_type(dtype, "float32")),
-        statistics.mean,
-        statistics.variance,
-        axis=-1,
-        offset=beta,
-        scale=gamma,
-        epsilon=epsilon,
+        ops.cast(x, dtype), mean, variance, axis=-1, offset=offset, scale=scale, epsilon=epsilon
     )
-    return ops.cast(outputs, dtype)
+    return ops.cast(outputs, x.dtype)
 
 
 def kernel_normalize(x, gamma, beta, statistics, *, epsilon):  # noqa: ANN001, ANN202
