@@ -29,6 +29,7 @@ from densenet_nb.normalization import (
     Statistics,
     moments,
     require_channels_last,
+    require_images,
 )
 
 if keras.backend.backend() == "tensorflow":
@@ -319,6 +320,7 @@ class DenseBlock(_Part):
 
     def call(self, x: Any, training: bool | None = None) -> Any:
         """Map (batch, height, width, k0) to (batch, height, width, k0 + num_layers k)."""
+        x = require_images(x) if training else x
         if training and self.memory_efficient:
             return recomputation.dense_block(self.dense_layers, x)
         statistics = moments(x) if training else None

@@ -232,11 +232,11 @@ def kernel_batch_norm(x, gamma, beta, *, epsilon):  # noqa: ANN001, ANN202
 
     The kernel returns the unbiased variance: Bessel's correction n / (n − 1) is undone here.
     """
-    x, size = require_images(x)
+    x = require_images(x)
     outputs, mean, variance, *reserved = tf.raw_ops.FusedBatchNormV3(
         x=x, scale=gamma, offset=beta, mean=[], variance=[], epsilon=epsilon, is_training=True
     )
-    biased = 1 - x.shape[-1] / tf.cast(size, variance.dtype)
+    biased = 1 - x.shape[-1] / tf.cast(tf.size(x), variance.dtype)
     # A single value has variance 0, whatever the kernel's n / (n − 1) made of it.
     variance = tf.math.multiply_no_nan(variance, biased)
     return outputs, Statistics(mean, variance), reserved
@@ -287,8 +287,9 @@ def differentiable_once(gradients: Any) -> Any:
     )
 
 
-def require_images(x):  # noqa: ANN001, ANN202
-    """Return `x` and its size, or fail at run time if the batch is empty."""
-    size = tf.size(x)
-    with tf.control_dependencies([tf.raw_ops.Assert(condition=size > 0, data=[EMPTY_BATCH])]):
-        return tf.identity(x), size
+def require_images(x: Any) -> Any:
+    """Return `x`, or fail at run time if the batch is empty (without XLA, which cannot raise)."""
+    if not uses_kernel(x):
+        return x
+    with tf.control_dependencies([tf.raw_ops.Assert(condition=tf.size(x) > 0, data=[EMPTY_BATCH])]):
+        return tf.identity(x)

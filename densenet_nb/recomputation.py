@@ -18,6 +18,7 @@ from densenet_nb.normalization import (
     differentiable_once,
     moments,
     moments_gradient,
+    uses_kernel,
 )
 
 if keras.backend.backend() == "jax":
@@ -130,7 +131,8 @@ class _Stateless:
         self.layer = layer
         self.call = call
         self.weights = [variable.value for variable in layer.trainable_variables]
-        self.state = [variable.value for variable in layer.non_trainable_variables]
+        # As read now: the backward pass must not see what the forward pass moved.
+        self.state = [ops.copy(variable.value) for variable in layer.non_trainable_variables]
 
     def __call__(self, weights: Sequence[Any], *inputs: Any) -> tuple[Any, list[Any]]:
         layer = self.layer
@@ -181,7 +183,10 @@ def _on_shared_statistics(layer: keras.layers.Layer) -> Callable:
 
 def _after(upstream: Any, x: Any) -> Any:
     """Return `x`, but not before `upstream` is there: to recompute early is to keep."""
-    if keras.backend.backend() == "jax":
-        return jax.lax.optimization_barrier((x, upstream))[0]
-    with tf.control_dependencies([upstream]):
-        return tf.identity(x)
+    if uses_kernel(x):
+        with tf.control_dependencies([upstream]):
+            return tf.identity(x)
+    # XLA heeds no control dependency, and on a CPU no barrier, when it orders operations: it runs
+    # them early and keeps all. A value that is read it must wait for.
+    never = ops.sum(ops.reshape(upstream, (-1,))[:1]) > float("inf")
+    return ops.where(never, ops.zeros((), x.dtype), x)
