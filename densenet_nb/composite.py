@@ -91,10 +91,11 @@ def composite_function(
             normalized = kernel_normalize(x, gamma, beta, used, epsilon=epsilon)
         activated = Activated(normalized, activation)
         outputs = tf.nn.conv2d(activated.maps, kernel, **SAME)
+        kept = activated if keep else None  # without TensorFlow's graph, a closure keeps its names
 
         def gradient(upstream, *_):  # noqa: ANN001, ANN002, ANN202
-            again, read = x, activated
-            if not keep:
+            again, read = x, kept
+            if read is None:
                 with tf.control_dependencies([upstream]):  # not before it is needed
                     again = tf.identity(x)
                 normalized = kernel_normalize(again, gamma, beta, used, epsilon=epsilon)
@@ -140,8 +141,8 @@ class Activated:
 def kernel_gradient(x: tf.Tensor, kernel: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
     """Return a convolution's gradient with respect to its kernel.
 
-    Of a 1x1 kernel it is one matrix product over all pixels, which a CPU computes in half the
-    time that TensorFlow's own operation takes.
+    Of a 1x1 kernel it is one matrix product over all pixels, which a CPU computes faster than
+    TensorFlow's own operation (benchmarks/NOTES.md).
     """
     size, _, channels, filters = kernel.shape
     if size == 1:

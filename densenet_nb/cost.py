@@ -8,7 +8,7 @@ named.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from itertools import groupby
 from typing import NamedTuple
 
@@ -83,20 +83,18 @@ class Cost:
         Of the convolutions and the classifier, for one image, forward.
     kept : int
         Values kept for the backward pass, for one image (see :func:`activation_bytes`).
+    kept_memory_efficient : int
+        The same, where cheap ones are computed again instead.
     """
 
     trainable: int = 0
     total: int = 0
     multiply_adds: int = 0
     kept: int = 0
+    kept_memory_efficient: int = 0
 
     def __add__(self, other: "Cost") -> "Cost":
-        return Cost(
-            self.trainable + other.trainable,
-            self.total + other.total,
-            self.multiply_adds + other.multiply_adds,
-            self.kept + other.kept,
-        )
+        return Cost(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True)
@@ -208,19 +206,24 @@ def activation_bytes(
     *,
     batch_size: int = 1,
     itemsize: int = 4,
+    memory_efficient: bool = False,
 ) -> int:
-    """Count the bytes that a training step of the textbook network keeps for the backward pass.
+    """Count the bytes that a training step keeps for the backward pass.
 
-    The network is as :func:`densenet_nb.textbook.DenseNet` builds it, without dropout. Kept are
+    The network is the textbook's, as :func:`densenet_nb.textbook.DenseNet` builds it, or with
+    `memory_efficient` that of :mod:`densenet_nb.models`; without dropout. Kept are
     the forward tensors that the gradients with respect to the weights read: the input of each
     convolution, batch normalization, max pooling and matrix product, the output of each ReLU and
     of the max pooling, and the softmax for the cross-entropy. A tensor that several gradients read
     is kept once. Tensors that do not grow with the batch (weights, statistics per channel) are
     left out.
 
-    The l-th dense layer keeps its concatenated input twice, before and after normalization and
-    ReLU: 2 (k0 + (l − 1) k) maps, and 8 k more with a bottleneck. Summed over a block this grows
-    with the square of its layers (arXiv 1707.06990, section 3).
+    The textbook's l-th dense layer keeps its concatenated input twice, before and after
+    normalization and ReLU: 2 (k0 + (l − 1) k) maps, and 8 k more with a bottleneck. Summed over a
+    block this grows with the square of its layers (arXiv 1707.06990, section 3).
+
+    A memory-efficient block keeps its k0 + n k maps once, whatever its dense layers and the
+    transition after it make of them: what is kept grows linearly with the number n of layers.
 
     Parameters
     ----------
@@ -238,6 +241,8 @@ def activation_bytes(
     itemsize : int
         Bytes of a value, one for all tensors: 4 for float32. (Keras's mixed precision is no such
         case: it normalizes in float32.)
+    memory_efficient : bool
+        Whether the step is that of a network built with ``memory_efficient=True``.
 
     Returns
     -------
@@ -250,8 +255,8 @@ def activation_bytes(
     """
     batch_size = require_positive_integer("batch_size", batch_size)
     itemsize = require_positive_integer("itemsize", itemsize)
-    kept = total_cost(rows(configuration, height, width, channels, classes, include_top)).kept
-    return batch_size * itemsize * kept
+    cost = total_cost(rows(configuration, height, width, channels, classes, include_top))
+    return batch_size * itemsize * (cost.kept_memory_efficient if memory_efficient else cost.kept)
 
 
 def rows(
@@ -264,8 +269,9 @@ def rows(
 ) -> Iterator[Row]:
     """Walk over the network from the image to the classifier, one dense layer at a time.
 
-    A tensor that is kept counts in the row that reads it: the last concatenation of a block in
-    the transition.
+    A tensor that the textbook keeps counts in the row that reads it: the last concatenation of a
+    block in the transition. The maps that a memory-efficient block keeps count in the rows that
+    make them, those that enter in the first.
 
     Parameters
     ----------
@@ -437,16 +443,20 @@ def _walk(
         for c in range(k0, m, k):
             layers = dense_layer(c, k, configuration.bottleneck)
             cost = sum((composite_function(layer, height, width) for layer in layers), Cost())
+            new = c + k if c == k0 else k
+            cost = replace(cost, kept_memory_efficient=height * width * new)
             yield Row(f"block{index}", c, height, width, c + k, cost)
         if index < len(configuration.blocks):
             convolution = transition(m, configuration.compression)
-            cost = composite_function(convolution, height, width)
+            cost = replace(composite_function(convolution, height, width), kept_memory_efficient=0)
             height, width = height // 2, width // 2
             yield Row(f"transition{index}", m, height, width, convolution.filters, cost)
-    yield Row("final_norm", m, height, width, m, _normalize_activate(m, height, width))
+    cost = _normalize_activate(m, height, width)
+    cost = replace(cost, kept_memory_efficient=height * width * m)  # the block has its input
+    yield Row("final_norm", m, height, width, m, cost)
     if classes is not None:
         weights = m * classes + classes
-        cost = Cost(weights, weights, multiply_adds=m * classes, kept=m + classes)
+        cost = Cost(weights, weights, m * classes, m + classes, m + classes)
         yield Row("classifier", m, 1, 1, classes, cost)
 
 
@@ -466,18 +476,20 @@ def _stem(configuration: Configuration, height: int, width: int, channels: int) 
     yield Row("stem_conv", channels, height, width, k0, cost)
     padded_maps = (height + 2) * (width + 2) * k0
     height, width = (height + 1) // 2, (width + 1) // 2  # stride 2, padded by 1 on every side
-    yield Row("stem_pool", k0, height, width, k0, Cost(kept=padded_maps))
+    cost = Cost(kept=padded_maps)  # ReLU's output, padded: the memory-efficient pads it again
+    yield Row("stem_pool", k0, height, width, k0, cost)
 
 
 def _convolve(convolution: Convolution, height: int, width: int, kept: int = 0) -> Cost:
     """Count a convolution to ``height x width`` pixels, and the `kept` values of its input."""
     weights = convolution.weights
-    return Cost(weights, weights, convolution.multiply_adds(height, width), kept)
+    return Cost(weights, weights, convolution.multiply_adds(height, width), kept, kept)
 
 
 def _normalize_activate(channels: int, height: int, width: int) -> Cost:
     """Count BN-ReLU: γ and β, then moving mean and variance; its input and output are kept."""
-    return Cost(trainable=2 * channels, total=4 * channels, kept=2 * height * width * channels)
+    kept = 2 * height * width * channels
+    return Cost(2 * channels, 4 * channels, 0, kept, kept)
 
 
 def _merge(layers: list[Row]) -> Row:

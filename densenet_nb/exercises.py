@@ -557,3 +557,79 @@ def check_connections(answer: Callable[[Sequence[int]], int]) -> None:
         }
         found = number(answer(blocks))
         compare(found, right, misconceptions, f"Blocks {blocks} have {right}, not {found}.")
+
+
+@check
+def check_kept_maps(answer: Callable[[int, int, int], int]) -> None:
+    """Exercise 9.1: the feature maps that a block of the textbook form keeps."""
+    for k0, n, k in ((3, 4, 10), (64, 6, 32), (24, 1, 12)):
+        concatenated = n * k0 + k * n * (n - 1) // 2
+        right = 2 * concatenated + 8 * k * n
+        misconceptions = {
+            k0 + n * k: "That counts each map once. Each layer's concatenation is a tensor of its "
+            "own, with copies of all maps before it.",
+            concatenated + 4 * k * n: "Each input is kept twice: batch normalization's gradient "
+            "reads it before, ReLU's and the convolution's after.",
+            2 * concatenated: "The bottleneck is forgotten: the 4 k maps between the two "
+            "convolutions are kept as well.",
+            2 * concatenated + 4 * k * n: "The 4 k maps between the convolutions are kept twice "
+            "too, before and after their own BN-ReLU.",
+            2 * concatenated + 2 * k * n: "The 1x1 convolution makes 4 k maps, not k.",
+            2 * (concatenated + n * k) + 8 * k * n: "Off by one: layer l reads what the l - 1 "
+            "layers before it made; layer 1 reads k0.",
+            right + n * k: "The k new maps are in the next concatenation already; by themselves "
+            "no gradient reads them.",
+            2 * (k0 + (n - 1) * k) + 8 * k: "That is the last layer alone: add up all of them.",
+        }
+        found = number(answer(k0, n, k))
+        compare(
+            found,
+            right,
+            misconceptions,
+            f"For k0 = {k0}, n = {n}, k = {k} the layers keep 2 c + 8 k maps each, together "
+            f"{right:,}, not {found}.",
+        )
+
+
+@check
+def check_largest_batch(answer: Callable[[Any, int, bool], int]) -> None:
+    """Exercise 9.2: the largest batch whose training step fits into a memory."""
+    from densenet_nb import cost
+    from densenet_nb.configurations import CONFIGURATIONS
+
+    network = CONFIGURATIONS["DenseNet121"]
+    trainable, total = cost.parameters(network)
+    for memory_efficient, images, share_left in ((True, 40, 0.5), (False, 20, 0)):
+        image, other = (
+            cost.activation_bytes(network, memory_efficient=form)
+            for form in (memory_efficient, not memory_efficient)
+        )
+        fixed = 4 * (total + 2 * trainable)  # weights, gradients, momenta
+        memory = fixed + images * image + int(share_left * image)
+        misconceptions = {
+            memory // image: "The weights are forgotten: they, their gradients and the momenta "
+            "take their bytes first.",
+            (memory - 4 * total) // image: "Training has two more arrays as large as the trainable "
+            "weights: their gradients and the momenta.",
+            (memory - fixed) // other: "`memory_efficient` is not used, or the wrong way round.",
+            (memory - fixed) / image: "A batch is a whole number of images: round down.",
+            images + 1: "Rounded up, the last image does not fit: round down.",
+        }
+        if share_left == 0:
+            misconceptions[(memory - 12 * total) // image] = (
+                "The moving statistics have neither gradients nor momenta: only the trainable "
+                "parameters count three times."
+            )
+        found = number(answer(network, memory, memory_efficient))
+        compare(
+            found,
+            images,
+            misconceptions,
+            f"{memory:,} bytes hold {fixed:,} for the weights and {images} times {image:,}; you "
+            f"return {found}.",
+        )
+    found = number(answer(network, 2**20, True))
+    refuse(
+        found != 0,
+        f"A MiB does not even hold the weights: no batch fits, so return 0, not {shown(found)}.",
+    )

@@ -289,8 +289,8 @@ class DenseBlock(_Part):
     bottleneck : bool
         Whether each layer has a 1x1 convolution to 4 k channels first (DenseNet-B).
     memory_efficient : bool
-        In training, keep nothing but the maps, once, and the bottlenecks' outputs; compute the
-        rest again in the backward pass (arXiv 1707.06990). The same function to rounding.
+        In training, keep nothing but the maps, once; compute the rest again in the backward pass
+        (arXiv 1707.06990). The same function to rounding.
     **options
         Those of every part: activation, dropout_rate, momentum, epsilon, kernel_initializer.
     """

@@ -24,6 +24,7 @@ __all__ = [
     "COLORS",
     "NETWORKS",
     "STYLE",
+    "amounts",
     "answers",
     "architecture",
     "channels_along",
@@ -36,6 +37,7 @@ __all__ = [
     "feature_maps",
     "gradient_against_depth",
     "gradient_by_layer",
+    "kept_against_depth",
     "learning_curve",
     "paired_differences",
     "scales",
@@ -530,6 +532,59 @@ def costs_by_stage(panels: Mapping[str, Mapping[str, Sequence[float]]], names: l
     axes[0, 0].invert_yaxis()
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    return figure
+
+
+@plt.rc_context(STYLE)
+def amounts(panels: Mapping[str, Mapping[str, float]], ylabel: str) -> Figure:
+    """Draw several amounts of the same things: a panel for each amount, a bar for each thing.
+
+    Parameters
+    ----------
+    panels : mapping of str to mapping of str to float
+        Label of the x axis with its unit; the things, by name, from the top row down.
+    ylabel : str
+        What the things are.
+    """
+    figure, axes = plt.subplots(1, len(panels), figsize=(9, 2.8), sharey=True, squeeze=False)
+    for axis, color, (xlabel, bars) in zip(axes[0], COLORS, panels.items(), strict=False):
+        axis.barh(list(bars), list(bars.values()), color=color)
+        axis.set(xlabel=xlabel, axisbelow=True)
+        axis.xaxis.set_major_formatter("{x:,g}")
+        axis.grid(visible=False, axis="y")
+    axes[0, 0].set(ylabel=ylabel)
+    axes[0, 0].invert_yaxis()
+    return figure
+
+
+@plt.rc_context(STYLE)
+def kept_against_depth(
+    depths: Sequence[int],
+    kept: Mapping[str, Sequence[float]],
+    counted: Mapping[str, Mapping[int, float]],
+    ylabel: str,
+) -> Figure:
+    """Draw what a training step keeps against a network's depth: by formula, and counted.
+
+    Parameters
+    ----------
+    depths : sequence of int
+        Depths of the networks.
+    kept : mapping of str to sequence of float
+        Form of the network; what the formula gives for each depth.
+    counted : mapping of str to mapping of int to float
+        The same forms; depth, and what was counted on the network of this depth.
+    ylabel : str
+        What is kept, with its unit.
+    """
+    figure, axes = plt.subplots(figsize=(9, 4))
+    for form, values in kept.items():
+        (line,) = axes.plot(depths, values, marker=".", label=form)
+        found = counted[form]
+        axes.plot(list(found), list(found.values()), "x", color=line.get_color(), markersize=10)
+    axes.plot([], [], "x", color="black", markersize=10, label="counted on the graph")
+    axes.set(xlabel="depth L (layers with weights)", ylabel=ylabel, ylim=(0, None))
+    axes.legend()
     return figure
 
 

@@ -1,11 +1,25 @@
-"""What happens inside a network, measured in one training step that leaves its weights alone."""
+"""What happens inside a network: measured in one training step, or counted on its graph.
+
+Nothing here changes a weight.
+"""
+
+from typing import TYPE_CHECKING
 
 import densenet_nb._startup  # noqa: F401
 
 import keras
 import numpy as np
 
-__all__ = ["gradient_norms"]
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+__all__ = ["gradient_norms", "kept_bytes", "kept_tensors"]
+
+VIEWS = {"Identity", "Reshape", "Squeeze", "ExpandDims", "StopGradient", "PreventGradient"}
+"""Operations that return their first input's values, unchanged and in their order."""
+
+SHAPE_READERS = {"Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike"}
+"""Operations that read the shape of their inputs only."""
 
 
 def gradient_norms(
@@ -40,11 +54,7 @@ def gradient_norms(
     RuntimeError
         Keras runs on another backend than TensorFlow, whose gradient tape measures here.
     """
-    if keras.backend.backend() != "tensorflow":
-        raise RuntimeError(
-            f"gradient_norms needs TensorFlow as Keras's backend, not {keras.backend.backend()}: "
-            "set KERAS_BACKEND=tensorflow before Keras is imported."
-        )
+    _require_tensorflow("gradient_norms")
     import tensorflow as tf
 
     kernels = [w.value for w in model.weights if w.name == "kernel" and len(w.shape) == 4]
@@ -54,3 +64,109 @@ def gradient_norms(
     gradients = tape.gradient(loss, kernels)
     norm = np.linalg.norm
     return np.array([norm(g) for g in gradients]), np.array([norm(w) for w in kernels])
+
+
+def kept_bytes(
+    model: keras.Model, batch_size: int, image_shape: tuple[int, int, int] | None = None
+) -> int:
+    """Count the bytes that a training step keeps for its backward pass.
+
+    Parameters and errors as in :func:`kept_tensors`, of which this is the size. In closed form:
+    :func:`densenet_nb.cost.activation_bytes`.
+    """
+    tensors = kept_tensors(model, batch_size, image_shape)
+    return sum(tensor.shape.num_elements() * tensor.dtype.size for tensor in tensors)
+
+
+def kept_tensors(
+    model: keras.Model, batch_size: int, image_shape: tuple[int, int, int] | None = None
+) -> "list[tf.Tensor]":
+    """Find what a training step keeps for its backward pass, on the step's graph.
+
+    The step is traced, not run: these are the forward pass's tensors that the gradients of the
+    weights read, whatever the memory that TensorFlow then takes. A view is the tensor that it
+    shows, and each tensor counts once. Only tensors that grow with the batch count: those of two
+    axes and more, the first as long as the batch.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Takes images. The loss is the cross-entropy of a classifier's softmax, (batch, classes),
+        or the sum of feature maps.
+    batch_size : int
+        Images in the step; at least 2, since a first axis of 1 does not tell a batch.
+    image_shape : tuple of int, optional
+        (height, width, channels), for a model that leaves them open.
+
+    Returns
+    -------
+    list of tf.Tensor
+        Symbolic, of the traced graph; ``tensor.op.name`` says which layer made it.
+
+    Raises
+    ------
+    ValueError
+        The batch has a single image, or a side of the image is unknown.
+    RuntimeError
+        Keras runs on another backend than TensorFlow.
+    """
+    _require_tensorflow("kept_tensors")
+    import tensorflow as tf
+
+    image_shape = tuple(model.input_shape[1:] if image_shape is None else image_shape)
+    if None in image_shape:
+        raise ValueError(f"image_shape={image_shape!r}: the model leaves it open; give numbers.")
+    if batch_size < 2:
+        raise ValueError(f"batch_size={batch_size!r}: must be at least 2, to tell a batch's axis.")
+    forward = set()
+
+    def step(images: tf.Tensor, labels: tf.Tensor) -> list[tf.Tensor]:
+        outputs = model(images, training=True)
+        if len(outputs.shape) == 2:
+            outputs = keras.losses.sparse_categorical_crossentropy(labels, outputs)
+        loss = tf.reduce_sum(outputs)
+        graph = tf.compat.v1.get_default_graph()
+        forward.update(operation.name for operation in graph.get_operations())
+        return tf.gradients(loss, [weight.value for weight in model.trainable_variables])
+
+    graph = (
+        tf.function(step)
+        .get_concrete_function(
+            tf.TensorSpec((batch_size, *image_shape), model.compute_dtype),
+            tf.TensorSpec((batch_size,), tf.int32),
+        )
+        .graph
+    )
+    kept = {}
+    for operation in graph.get_operations():
+        if operation.name in forward or operation.type in SHAPE_READERS:
+            continue
+        for tensor in map(_seen_through, operation.inputs):
+            if tensor.op.name in forward and _grows(tensor, batch_size):
+                kept[tensor.name] = tensor
+    return list(kept.values())
+
+
+def _seen_through(tensor: "tf.Tensor") -> "tf.Tensor":
+    """Return the tensor that a view shows."""
+    while tensor.op.type in VIEWS or tensor.op.type == "IdentityN":
+        # IdentityN ends a custom gradient's forward pass: its k-th output is its k-th input.
+        tensor = tensor.op.inputs[tensor.value_index]
+    return tensor
+
+
+def _grows(tensor: "tf.Tensor", batch_size: int) -> bool:
+    return (
+        tensor.op.type not in ("Const", "ReadVariableOp")
+        and tensor.shape.rank is not None
+        and tensor.shape.rank >= 2
+        and tensor.shape[0] == batch_size
+    )
+
+
+def _require_tensorflow(name: str) -> None:
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            f"{name} needs TensorFlow as Keras's backend, not {keras.backend.backend()}: "
+            "set KERAS_BACKEND=tensorflow before Keras is imported."
+        )

@@ -9,12 +9,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from activation_bytes import activation_bytes as traced_activation_bytes
 from exact_counts import COUNTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from densenet_nb import cost, models, textbook
+from densenet_nb import cost, layers, models, probes, textbook
 from densenet_nb.configurations import CONFIGURATIONS, Configuration, cifar, imagenet
 
 SMALL = {
@@ -105,8 +104,43 @@ def check_against_built_networks(configuration, shape, include_top):
     count = cost.multiply_adds(configuration, *shape, **top)
     assert sum(matrix_operations(model, shape).values()) == 2 * (count - saved)
 
-    traced = traced_activation_bytes(stock, shape, batch_size=3)
+    traced = probes.kept_bytes(stock, batch_size=3)
     assert traced == cost.activation_bytes(configuration, *shape, **top, batch_size=3)
+
+
+@pytest.mark.parametrize("include_top", [True, False])
+@pytest.mark.parametrize("key", SMALL)
+def test_kept_bytes_of_memory_efficient_networks(key, include_top):
+    check_kept_by_memory_efficient(*SMALL[key], include_top)
+
+
+@settings(deadline=None, max_examples=3)
+@given(networks(), st.booleans())
+def test_kept_bytes_of_any_memory_efficient_network(network, include_top):
+    check_kept_by_memory_efficient(*network, include_top)
+
+
+def check_kept_by_memory_efficient(configuration, shape, include_top):
+    top = {"classes": 7, "include_top": include_top}
+    model = models.from_configuration(
+        configuration, input_shape=shape, memory_efficient=True, **top
+    )
+    assert probes.kept_bytes(model, batch_size=3) == cost.activation_bytes(
+        configuration, *shape, **top, batch_size=3, memory_efficient=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("configuration", "shape"),
+    [
+        (CONFIGURATIONS["DenseNet121"], (64, 75, 3)),
+        (cifar(40, 12, bottleneck=False), (8, 8, 3)),
+        (cifar(40, 12), (9, 8, 3)),
+    ],
+    ids=["DenseNet121", "DenseNet-40", "DenseNet-BC-40"],
+)
+def test_kept_bytes_of_the_papers_memory_efficient_networks(configuration, shape):
+    check_kept_by_memory_efficient(configuration, shape, include_top=True)
 
 
 def built_parameters(model):
@@ -162,7 +196,7 @@ def test_costs_of_a_built_densenet121(densenet121):
     configuration, shape = CONFIGURATIONS["DenseNet121"], (75, 64, 3)
     top = {"classes": 1000, "include_top": True}
     check_float_operations(configuration, densenet121, shape, top)
-    traced = traced_activation_bytes(densenet121, shape, batch_size=2)
+    traced = probes.kept_bytes(densenet121, batch_size=2, image_shape=shape)
     assert traced == cost.activation_bytes(configuration, *shape, batch_size=2)
 
 
@@ -170,7 +204,7 @@ def test_activation_bytes_of_other_item_sizes():
     configuration, shape = SMALL["imagenet stem"]
     with dtype_policy("float64"):
         model = textbook.DenseNet(configuration, shape, classes=7)
-        traced = traced_activation_bytes(model, shape, batch_size=5)
+        traced = probes.kept_bytes(model, batch_size=5)
     expected = cost.activation_bytes(configuration, *shape, classes=7, batch_size=5, itemsize=8)
     assert traced == expected
 
@@ -193,6 +227,59 @@ def test_kept_maps_of_a_block_grow_with_the_square_of_its_layers():
     ]
     expected = [pixels * (2 * n * k0 + n * (n - 1) * k + 8 * n * k) for n in range(1, 20)]
     assert kept == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"batch_size": 1}, "batch_size=1: must be at least 2"),
+        ({"batch_size": 2}, "image_shape=.None, None, 3.: the model leaves it open"),
+    ],
+)
+def test_kept_bytes_of_what_cannot_be_traced(options, named, densenet121):
+    shape = {"image_shape": (32, 32, 3)} if options["batch_size"] < 2 else {}
+    with pytest.raises(ValueError, match=named):
+        probes.kept_bytes(densenet121, **options, **shape)
+
+
+def slopes(x, y):
+    """Divided differences of first order: constant if y is linear in x."""
+    return [(y1 - y0) / (x1 - x0) for (x0, y0), (x1, y1) in pairwise(zip(x, y, strict=True))]
+
+
+@pytest.mark.parametrize(("bottleneck", "each"), [(True, 6), (False, 3)])
+def test_kept_by_a_block_is_linear_in_depth_and_the_textbooks_quadratic(bottleneck, each):
+    """L = 16 … 100 at growth rate 12: counted from the configurations."""
+    depths = (16, 40, 70, 100)
+    k, pixels = 12, 32 * 32
+    counts = [(depth - 4) // each for depth in depths]
+    blocks = [
+        cost.table(cost.rows(cifar(depth, k, bottleneck, compression=0.5), 32, 32))[1].cost
+        for depth in depths
+    ]
+    lean = slopes(counts, [block.kept_memory_efficient for block in blocks])
+    assert set(lean) == {pixels * k}
+    # Of n² k, the slope between n and n' is (n + n') k; what is linear in n adds a constant.
+    textbooks = slopes(counts, [block.kept for block in blocks])
+    rest = {
+        slope - pixels * k * (before + after)
+        for slope, (before, after) in zip(textbooks, pairwise(counts), strict=True)
+    }
+    assert len(rest) == 1
+
+
+@pytest.mark.parametrize(("bottleneck", "each"), [(True, 6), (False, 3)])
+def test_kept_by_a_built_block_is_linear_in_depth(bottleneck, each):
+    """The same on the graphs, of narrow blocks."""
+    k0, k, sides, batch_size = 5, 2, (3, 4), 2
+    counts = [(depth - 4) // each for depth in (16, 40, 70, 100)]
+    kept = []
+    for n in counts:
+        inputs = keras.Input((*sides, k0))
+        block = layers.DenseBlock(n, k, bottleneck, memory_efficient=True)
+        kept.append(probes.kept_bytes(keras.Model(inputs, block(inputs)), batch_size))
+    assert kept == [4 * batch_size * 3 * 4 * (k0 + n * k) for n in counts]
+    assert len(set(slopes(counts, kept))) == 1
 
 
 @pytest.mark.parametrize(

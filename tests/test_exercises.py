@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from densenet_nb import exercises
+from densenet_nb import cost, exercises
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 SOLUTION = re.compile(r"<summary>Solution</summary>\s*```python\n(.*?)```", re.DOTALL)
@@ -108,6 +108,27 @@ def channels_leaving(keep=lambda m, theta: math.floor(theta * m), end=lambda lea
             leave.append(k0 + num_layers * k)
             k0 = keep(leave[-1], theta)
         return end(leave, theta)
+
+    return answer
+
+
+def kept_maps(concatenated=2, between=8, extra=lambda k0, n, k: 0):
+    """Return a count of the maps that a block keeps, right but for what the arguments change."""
+
+    def answer(k0, n, k):
+        reads = n * k0 + k * n * (n - 1) // 2
+        return concatenated * reads + between * k * n + extra(k0, n, k)
+
+    return answer
+
+
+def largest_batch(arrays=lambda weights: weights.total + 2 * weights.trainable, end=int, form=None):
+    """Return the largest batch, right but for what the arguments change."""
+
+    def answer(network, memory, memory_efficient):
+        chosen = memory_efficient if form is None else form(memory_efficient)
+        image = cost.activation_bytes(network, memory_efficient=chosen)
+        return end(max(0, (memory - 4 * arrays(cost.parameters(network))) / image))
 
     return answer
 
@@ -268,6 +289,34 @@ WRONG = {
             "second batch normalization is missing",
         ),
         (lambda k0, n, k: 335_040, "trainable parameters: add"),
+    ],
+    "check_kept_maps": [
+        (lambda k0, n, k: k0 + n * k, "counts each map once"),
+        (kept_maps(concatenated=1, between=4), "Each input is kept twice"),
+        (kept_maps(between=0), "bottleneck is forgotten"),
+        (kept_maps(between=4), "kept twice too"),
+        (kept_maps(between=2), "4 k maps, not k"),
+        (kept_maps(extra=lambda k0, n, k: 2 * n * k), "Off by one"),
+        (kept_maps(extra=lambda k0, n, k: n * k), "next concatenation already"),
+        (lambda k0, n, k: 2 * (k0 + (n - 1) * k) + 8 * k, "last layer alone"),
+        (lambda k0, n, k: 464, "2 c + 8 k maps each, together 3,264, not 464"),
+    ],
+    "check_largest_batch": [
+        (largest_batch(lambda weights: 0), "weights are forgotten"),
+        (largest_batch(lambda weights: weights.total), "two more arrays"),
+        (largest_batch(lambda weights: 3 * weights.total), "moving statistics"),
+        (largest_batch(form=lambda given: not given), "the wrong way round"),
+        (largest_batch(form=lambda given: False), "is not used"),
+        (largest_batch(form=lambda given: True), "is not used"),
+        (largest_batch(end=float), "whole number"),
+        (largest_batch(end=math.ceil), "Rounded up"),
+        (lambda network, memory, memory_efficient: 32, "you return 32"),
+        (
+            lambda network, memory, memory_efficient: (
+                largest_batch()(network, memory, memory_efficient) or -6
+            ),
+            "return 0, not -6",
+        ),
     ],
     "check_last_side": [
         (lambda n: n // 32, "padded stem rounds up"),

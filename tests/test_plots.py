@@ -231,6 +231,32 @@ def test_costs_by_stage_stacks_the_stages_of_each_network():
     assert [text.get_text() for text in legend.get_texts()] == ["stem", "block1"]
 
 
+def test_amounts_draws_a_bar_for_each_thing_in_each_panel():
+    panels = {"kept (MiB)": {"a": 3, "b": 1}, "multiply-adds (millions)": {"a": 0, "b": 5}}
+    figure = plots.amounts(panels, "kind of map")
+    assert [axes.get_xlabel() for axes in figure.axes] == list(panels)
+    assert figure.axes[0].get_ylabel() == "kind of map"
+    for axes, bars in zip(figure.axes, panels.values(), strict=True):
+        (drawn,) = axes.containers
+        assert [bar.get_width() for bar in drawn] == list(bars.values())
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["a", "b"]
+    assert figure.axes[0].yaxis_inverted()
+
+
+def test_kept_against_depth_draws_the_formula_and_the_counts():
+    kept = {"textbook": [1, 4, 9], "ours": [1, 2, 3]}
+    counted = {"textbook": {16: 1}, "ours": {16: 1, 28: 3}}
+    figure = plots.kept_against_depth([16, 22, 28], kept, counted, "kept (MiB)")
+    (axes,) = labeled(figure)
+    first, found, second, _, _ = axes.lines
+    assert [list(first.get_ydata()), list(second.get_ydata())] == [[1, 4, 9], [1, 2, 3]]
+    assert found.get_xydata().tolist() == [[16, 1]]
+    assert first.get_color() == found.get_color()
+    assert axes.get_ylabel() == "kept (MiB)"
+    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert names == ["textbook", "ours", "counted on the graph"]
+
+
 def test_errors_by_stage_draws_zero_at_the_floor():
     figure = plots.errors_by_stage({"good": {"stem": 0, "block1": 1e-6}}, band=1e-4)
     line, band = figure.axes[0].lines
