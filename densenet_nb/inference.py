@@ -35,8 +35,8 @@ __all__ = ["Predictor", "freeze", "load"]
 OPSET = 18
 """The version of ONNX's operations that `Predictor.export` writes."""
 
-OUT_OF_REACH = 1e30
-"""A clipping threshold that no feature map reaches: the channel counts as constant."""
+CANCELLATION = 1
+"""The largest clipping threshold: beyond it ReLU is computed as it stands, to keep its digits."""
 
 
 def freeze(model: keras.Model) -> "Predictor":
@@ -363,9 +363,10 @@ class _Folding:
         norm, conv = function.norm, function.conv
         activation = function.composite["activation"]
         kernel, bias = _array(conv.kernel), np.zeros(conv.filters)
+        scale, offset = _affine(norm)
         clips = activation is keras.activations.relu and function.kernel_size == 1
-        if clips and x.ref() not in self.convolved:
-            x, scale, offset = _clipped(x, *_affine(norm))
+        if clips and _clips_exactly(scale, offset) and x.ref() not in self.convolved:
+            x, scale, offset = _clipped(x, scale, offset)
             bias = offset @ kernel[0, 0]
             kernel = kernel * scale[:, None]  # filters are (1, 1, m, filters)
         else:
@@ -397,10 +398,17 @@ def _affine(norm: keras.layers.BatchNormalization) -> tuple[np.ndarray, np.ndarr
     return scale, offset if norm.beta is None else offset + _array(norm.beta)
 
 
+def _clips_exactly(scale: np.ndarray, offset: np.ndarray) -> bool:
+    """Whether ``s x' + b`` of clipped maps loses no digits: b is not far larger than s.
+
+    At the threshold ``s x'`` and b cancel, which leaves a rounding error of b where ReLU has 0.
+    """
+    return bool((np.abs(offset) <= CANCELLATION * np.abs(scale))[scale != 0].all())
+
+
 def _clipped(x: Any, scale: np.ndarray, offset: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray]:
     """Return x', s', b' with ``relu(s x + b) = s' x' + b'``, where x' is x clipped at ``−b/s``."""
-    constant = np.abs(scale) * OUT_OF_REACH <= np.abs(offset)  # s = 0 among them
-    scale = np.where(constant, 0.0, scale)
+    constant = scale == 0
     threshold = np.where(constant, 0.0, -offset / np.where(constant, 1.0, scale))
     x = tf.maximum(x, _constant(np.where(scale < 0, -np.inf, threshold)))
     if (scale <= 0).any():
