@@ -35,8 +35,11 @@ __all__ = ["Predictor", "freeze", "load"]
 OPSET = 18
 """The version of ONNX's operations that `Predictor.export` writes."""
 
-CANCELLATION = 1
-"""The largest clipping threshold: beyond it ReLU is computed as it stands, to keep its digits."""
+OUT_OF_REACH = 1e30
+"""A clipping threshold that no feature map reaches: the channel counts as constant."""
+
+CANCELLATION = 32
+"""How many times a normalized map's spread may cancel in clipping: float32 then keeps 2e-6."""
 
 
 def freeze(model: keras.Model) -> "Predictor":
@@ -358,24 +361,29 @@ class _Folding:
         return self.convolve(conv, x, kernel * scale, bias * scale + offset)
 
     def composite_function(
-        self, function: CompositeFunction, x: Any, pool: Callable = lambda x: x
+        self,
+        function: CompositeFunction,
+        x: Any,
+        reader: keras.layers.BatchNormalization | None = None,
+        pool: Callable = lambda x: x,
     ) -> Any:
-        norm, conv = function.norm, function.conv
-        activation = function.composite["activation"]
+        """Fold a composite function; `reader` is what normalizes its output, where one does."""
+        conv, activation = function.conv, function.composite["activation"]
         kernel, bias = _array(conv.kernel), np.zeros(conv.filters)
-        scale, offset = _affine(norm)
+        scale, offset = _affine(function.norm)
         clips = activation is keras.activations.relu and function.kernel_size == 1
-        if clips and _clips_exactly(scale, offset) and x.ref() not in self.convolved:
+        if clips and x.ref() not in self.convolved and _cancels_safely(offset, kernel, reader):
             x, scale, offset = _clipped(x, scale, offset)
             bias = offset @ kernel[0, 0]
             kernel = kernel * scale[:, None]  # filters are (1, 1, m, filters)
         else:
-            x = activation(self.normalization(norm, x))
+            x = activation(self.normalization(function.norm, x))
         return self.convolve(conv, pool(x), kernel, bias)
 
     def dense_layer(self, layer: DenseLayer, x: Any) -> Any:
-        for function in layer.functions:
-            x = self.composite_function(function, x)
+        readers = [*(function.norm for function in layer.functions[1:]), None]
+        for function, reader in zip(layer.functions, readers, strict=True):
+            x = self.composite_function(function, x, reader)
         return x
 
     def dense_block(self, block: DenseBlock, x: Any) -> Any:
@@ -386,29 +394,41 @@ class _Folding:
         return tf.concat(maps, axis=-1)
 
     def transition(self, transition: Transition, x: Any) -> Any:
-        return self.composite_function(transition.function, x, transition.pool)
+        return self.composite_function(transition.function, x, pool=transition.pool)
 
 
 def _affine(norm: keras.layers.BatchNormalization) -> tuple[np.ndarray, np.ndarray]:
     """Return s and b of the normalization as ``s x + b``, (channels,) each, in float64."""
-    scale = 1 / np.sqrt(_array(norm.moving_variance) + norm.epsilon)
+    scale = 1 / _spread(norm)
     if norm.gamma is not None:
         scale = scale * _array(norm.gamma)
     offset = -scale * _array(norm.moving_mean)
     return scale, offset if norm.beta is None else offset + _array(norm.beta)
 
 
-def _clips_exactly(scale: np.ndarray, offset: np.ndarray) -> bool:
-    """Whether ``s x' + b`` of clipped maps loses no digits: b is not far larger than s.
+def _cancels_safely(
+    offset: np.ndarray, kernel: np.ndarray, reader: keras.layers.BatchNormalization | None
+) -> bool:
+    """Whether clipping loses no digits that `reader`, the next normalization, would show.
 
-    At the threshold ``s x'`` and b cancel, which leaves a rounding error of b where ReLU has 0.
+    Where ReLU has 0, clipping has ``s x' + b``: their rounding errors, of the size of b, add up in
+    the convolution. A map that hardly varies is enlarged by its normalization, and they with it.
     """
-    return bool((np.abs(offset) <= CANCELLATION * np.abs(scale))[scale != 0].all())
+    if reader is None:
+        return False
+    lost = np.linalg.norm(offset[:, None] * kernel[0, 0], axis=0)  # (filters,)
+    return bool((lost <= CANCELLATION * _spread(reader)).all())
+
+
+def _spread(norm: keras.layers.BatchNormalization) -> np.ndarray:
+    """Return what a normalization divides by, (channels,), in float64."""
+    return np.sqrt(_array(norm.moving_variance) + norm.epsilon)
 
 
 def _clipped(x: Any, scale: np.ndarray, offset: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray]:
     """Return x', s', b' with ``relu(s x + b) = s' x' + b'``, where x' is x clipped at ``−b/s``."""
-    constant = scale == 0
+    constant = np.abs(scale) * OUT_OF_REACH <= np.abs(offset)  # s = 0 among them
+    scale = np.where(constant, 0.0, scale)
     threshold = np.where(constant, 0.0, -offset / np.where(constant, 1.0, scale))
     x = tf.maximum(x, _constant(np.where(scale < 0, -np.inf, threshold)))
     if (scale <= 0).any():
