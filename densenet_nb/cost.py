@@ -456,7 +456,8 @@ def _walk(
     yield Row("final_norm", m, height, width, m, cost)
     if classes is not None:
         weights = m * classes + classes
-        cost = Cost(weights, weights, m * classes, m + classes, m + classes)
+        kept = m + classes
+        cost = Cost(weights, weights, m * classes, kept, kept)
         yield Row("classifier", m, 1, 1, classes, cost)
 
 
@@ -489,7 +490,7 @@ def _convolve(convolution: Convolution, height: int, width: int, kept: int = 0) 
 def _normalize_activate(channels: int, height: int, width: int) -> Cost:
     """Count BN-ReLU: γ and β, then moving mean and variance; its input and output are kept."""
     kept = 2 * height * width * channels
-    return Cost(2 * channels, 4 * channels, 0, kept, kept)
+    return Cost(2 * channels, 4 * channels, kept=kept, kept_memory_efficient=kept)
 
 
 def _merge(layers: list[Row]) -> Row:

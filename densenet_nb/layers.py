@@ -422,16 +422,13 @@ class StemPooling(keras.layers.MaxPooling2D):
         return recomputation.recompute(self, self._pool, x) if training else self._pool(x)
 
     def _pool(self, x: Any) -> Any:
-        return super().call(ops.pad(x, PADDING))
+        return super().call(ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))))
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Return the shape after padding and pooling."""
         batch, *sides, channels = input_shape
         padded = [None if side is None else side + 2 for side in sides]
         return super().compute_output_shape((batch, *padded, channels))
-
-
-PADDING = ((0, 0), (1, 1), (1, 1), (0, 0))
 
 
 def has_weights(activation: Any) -> bool:

@@ -1,5 +1,6 @@
 """What two models must share to be the same function: outputs, gradients, moving statistics."""
 
+import contextlib
 from typing import NamedTuple
 
 import keras
@@ -25,6 +26,17 @@ def step(model, x, cotangent=None, training=True):
         loss = tf.reduce_sum(outputs * tf.cast(cotangent, outputs.dtype))
     gradients = tape.gradient(loss, model.trainable_variables)
     return Step(np.array(outputs), [np.array(g) for g in gradients], model.get_weights())
+
+
+@contextlib.contextmanager
+def dtype_policy(name):
+    """Build with another dtype policy meanwhile."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def relative_error(actual, expected):

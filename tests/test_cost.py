@@ -1,4 +1,3 @@
-import contextlib
 import subprocess
 import sys
 from itertools import pairwise
@@ -9,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from equality import dtype_policy
 from exact_counts import COUNTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -207,16 +207,6 @@ def test_activation_bytes_of_other_item_sizes():
         traced = probes.kept_bytes(model, batch_size=5)
     expected = cost.activation_bytes(configuration, *shape, classes=7, batch_size=5, itemsize=8)
     assert traced == expected
-
-
-@contextlib.contextmanager
-def dtype_policy(name):
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 def test_kept_maps_of_a_block_grow_with_the_square_of_its_layers():

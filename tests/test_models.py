@@ -4,7 +4,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from equality import randomize, relative_error, step, with_logits, with_softplus
+from equality import dtype_policy, randomize, relative_error, step, with_logits, with_softplus
 from exact_counts import COUNTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -104,11 +104,8 @@ def test_gradients_of_121_with_relu(networks):
     stock float32 alone was 0.0005% off, another 1.9%).
     """
     ours, stock = networks[0], networks[1]["textbook"]
-    keras.config.set_dtype_policy("float64")
-    try:
+    with dtype_policy("float64"):
         oracle = with_logits(textbook.DenseNet(CONFIGURATIONS["DenseNet121"], SHAPE))
-    finally:
-        keras.config.set_dtype_policy("float32")
     errors = []
     for draw in range(8):
         randomize(ours, seed=draw)
@@ -305,11 +302,8 @@ def test_stock_compile_fit_evaluate_predict(compilation, digits_like, tmp_path):
 @pytest.mark.parametrize("policy", ["float16", "bfloat16"])
 def test_pure_half_precision_runs(policy, digits_like):
     images, labels = digits_like
-    keras.config.set_dtype_policy(policy)
-    try:
+    with dtype_policy(policy):
         model = small()
-    finally:
-        keras.config.set_dtype_policy("float32")
     assert {w.dtype for w in model.weights} == {policy}
     model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
     assert np.isfinite(float(model.train_on_batch(images, labels)))
@@ -320,12 +314,9 @@ def test_pure_half_precision_runs(policy, digits_like):
 def test_dtype_policies(policy, digits_like):
     images, labels = digits_like
     exact = small()
-    keras.config.set_dtype_policy(policy)
-    try:
+    with dtype_policy(policy):
         model = small()
         twin = keras.models.clone_model(model)
-    finally:
-        keras.config.set_dtype_policy("float32")
     for network in (model, twin):
         network.set_weights(exact.get_weights())
         # bfloat16 has 8 bits and twenty layers round: a few per cent.

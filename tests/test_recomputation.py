@@ -1,6 +1,5 @@
 """``memory_efficient=True`` is the plain network: the same numbers, fewer of them kept."""
 
-import contextlib
 import subprocess
 import sys
 
@@ -10,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from equality import randomize, relative_error, step
+from equality import dtype_policy, randomize, relative_error, step
 from test_layers import FREEZING
 
 from densenet_nb import layers, models
@@ -19,16 +18,6 @@ from densenet_nb.configurations import Configuration, cifar, imagenet
 SHAPE = (8, 8, 1)
 IMAGES = np.random.default_rng(0).uniform(size=(16, *SHAPE)).astype("float32")
 LABELS = np.arange(16) % 2
-
-
-@contextlib.contextmanager
-def dtype_policy(name):
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 def pair(blocks=(1, 1, 1), bottleneck=True, policy="float32", seed=0, **options):
