@@ -8,11 +8,15 @@ At inference a normalization is an affine map of each channel, ``s x + b`` with
   into the filters, b into the bias, and a clipping of the raw maps is left. (With s < 0 it is a
   minimum.) A larger convolution pads with zeros, which the clipping would move: there the affine
   map stays.
+
+A third lets a processor's cores work at the same time, although each dense layer waits for the one
+before it: a convolution of concatenated maps is the sum of the convolutions of their parts. Only
+the part with the newest maps, the small one, has to wait.
 """
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import densenet_nb._startup  # noqa: F401
@@ -40,6 +44,9 @@ OUT_OF_REACH = 1e30
 
 CANCELLATION = 32
 """How many times a normalized map's spread may cancel in clipping: float32 then keeps 2e-6."""
+
+FRONT = 4
+"""How many times the newest maps' channels the rest must have to be convolved apart from them."""
 
 
 def freeze(model: keras.Model) -> "Predictor":
@@ -288,10 +295,10 @@ def _name_axes(value: Any, names: tuple[str, ...]) -> None:
 
 
 class _Convolved(NamedTuple):
-    """How a map was made: ``convolution(x, kernel) + bias``."""
+    """How a map was made: ``convolution(concatenated parts, kernel) + bias``."""
 
     conv: keras.layers.Conv2D
-    x: Any
+    parts: list
     kernel: np.ndarray
     bias: np.ndarray
 
@@ -339,17 +346,22 @@ class _Folding:
         return call
 
     def convolve(
-        self, conv: keras.layers.Conv2D, x: Any, kernel: np.ndarray, bias: np.ndarray
+        self, conv: keras.layers.Conv2D, parts: list, kernel: np.ndarray, bias: np.ndarray
     ) -> Any:
-        y = tf.nn.bias_add(conv.convolution_op(x, _constant(kernel)), _constant(bias))
-        self.convolved[y.ref()] = _Convolved(conv, x, kernel, bias)
+        """Convolve maps that come in parts, each by its share of the kernel's channels."""
+        *before, newest = (
+            conv.convolution_op(part, _constant(share))
+            for part, share in _shares(parts, kernel, axis=2)  # (size, size, channels, filters)
+        )
+        y = sum(before, start=tf.nn.bias_add(newest, _constant(bias)))
+        self.convolved[y.ref()] = _Convolved(conv, parts, kernel, bias)
         return y
 
     def convolution(self, conv: keras.layers.Conv2D, x: Any) -> Any:
         if conv.activation is not keras.activations.linear or conv.data_format != "channels_last":
             return conv(x)
         bias = np.zeros(conv.filters) if conv.bias is None else _array(conv.bias)
-        return self.convolve(conv, x, _array(conv.kernel), bias)
+        return self.convolve(conv, [x], _array(conv.kernel), bias)
 
     def normalization(self, norm: keras.layers.BatchNormalization, x: Any) -> Any:
         if norm.axis not in (-1, len(x.shape) - 1):
@@ -357,44 +369,68 @@ class _Folding:
         scale, offset = _affine(norm)
         if x.ref() not in self.convolved:
             return x * _constant(scale) + _constant(offset)
-        conv, x, kernel, bias = self.convolved[x.ref()]
-        return self.convolve(conv, x, kernel * scale, bias * scale + offset)
+        conv, parts, kernel, bias = self.convolved[x.ref()]
+        return self.convolve(conv, parts, kernel * scale, bias * scale + offset)
 
     def composite_function(
         self,
         function: CompositeFunction,
-        x: Any,
+        *maps: Any,
         reader: keras.layers.BatchNormalization | None = None,
         pool: Callable = lambda x: x,
     ) -> Any:
-        """Fold a composite function; `reader` is what normalizes its output, where one does."""
+        """Fold a composite function of concatenated maps; `reader` normalizes its output."""
         conv, activation = function.conv, function.composite["activation"]
         kernel, bias = _array(conv.kernel), np.zeros(conv.filters)
         scale, offset = _affine(function.norm)
-        clips = activation is keras.activations.relu and function.kernel_size == 1
-        if clips and x.ref() not in self.convolved and _cancels_safely(offset, kernel, reader):
-            x, scale, offset = _clipped(x, scale, offset)
+        if self.clips(function, maps) and _cancels_safely(offset, kernel, reader):
+            floor, ceiling, scale, offset = _clipping(scale, offset)
+            limits = np.stack([floor, ceiling])
+            parts = [_clip(part, *share) for part, share in _shares(_parts(maps), limits, axis=1)]
             bias = offset @ kernel[0, 0]
             kernel = kernel * scale[:, None]  # filters are (1, 1, m, filters)
         else:
-            x = activation(self.normalization(function.norm, x))
-        return self.convolve(conv, pool(x), kernel, bias)
+            parts = [activation(self.normalization(function.norm, _joined(maps)))]
+        return self.convolve(conv, [pool(part) for part in parts], kernel, bias)
 
-    def dense_layer(self, layer: DenseLayer, x: Any) -> Any:
+    def clips(self, function: CompositeFunction, maps: Sequence) -> bool:
+        """Whether the second identity applies, and no convolution just before allows the first."""
+        relu = function.composite["activation"] is keras.activations.relu
+        fresh = len(maps) > 1 or maps[0].ref() not in self.convolved
+        return relu and function.kernel_size == 1 and fresh
+
+    def dense_layer(self, layer: DenseLayer, *maps: Any) -> Any:
         readers = [*(function.norm for function in layer.functions[1:]), None]
         for function, reader in zip(layer.functions, readers, strict=True):
-            x = self.composite_function(function, x, reader)
-        return x
+            maps = (self.composite_function(function, *maps, reader=reader),)
+        return maps[0]
 
     def dense_block(self, block: DenseBlock, x: Any) -> Any:
-        maps = [x]
+        maps = [tf.identity(x)]  # read by every layer, so not made again for the first one
         for layer in block.dense_layers:
-            x = tf.concat(maps, axis=-1)  # (batch, height, width, k0 + (l - 1) k)
-            maps.append(self.dense_layer(layer, x))  # (batch, height, width, k)
-        return tf.concat(maps, axis=-1)
+            maps.append(self.dense_layer(layer, *maps))  # (batch, height, width, k)
+        return _joined(maps)  # (batch, height, width, k0 + l k)
 
     def transition(self, transition: Transition, x: Any) -> Any:
         return self.composite_function(transition.function, x, pool=transition.pool)
+
+
+def _joined(maps: Sequence) -> Any:
+    return maps[0] if len(maps) == 1 else tf.concat(maps, axis=-1)
+
+
+def _parts(maps: Sequence) -> list:
+    """Join maps to one part, or to two, the newest and the rest, if that has `FRONT` times more."""
+    *front, newest = maps
+    if sum(part.shape[-1] for part in front) < FRONT * newest.shape[-1]:
+        return [_joined(maps)]
+    return [_joined(front), newest]
+
+
+def _shares(parts: list, array: np.ndarray, axis: int) -> Iterator[tuple[Any, np.ndarray]]:
+    """Yield each part with its channels' share of `array`, whose `axis` is all parts' channels."""
+    ends = np.cumsum([part.shape[-1] for part in parts[:-1]], dtype=int)
+    return zip(parts, np.split(array, ends, axis=axis), strict=True)
 
 
 def _affine(norm: keras.layers.BatchNormalization) -> tuple[np.ndarray, np.ndarray]:
@@ -425,15 +461,19 @@ def _spread(norm: keras.layers.BatchNormalization) -> np.ndarray:
     return np.sqrt(_array(norm.moving_variance) + norm.epsilon)
 
 
-def _clipped(x: Any, scale: np.ndarray, offset: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray]:
-    """Return x', s', b' with ``relu(s x + b) = s' x' + b'``, where x' is x clipped at ``−b/s``."""
+def _clipping(scale: np.ndarray, offset: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return floor, ceiling, s', b' with ``relu(s x + b) = s' x' + b'``, x' being x clipped."""
     constant = np.abs(scale) * OUT_OF_REACH <= np.abs(offset)  # s = 0 among them
     scale = np.where(constant, 0.0, scale)
     threshold = np.where(constant, 0.0, -offset / np.where(constant, 1.0, scale))
-    x = tf.maximum(x, _constant(np.where(scale < 0, -np.inf, threshold)))
-    if (scale <= 0).any():
-        x = tf.minimum(x, _constant(np.where(scale > 0, np.inf, threshold)))
-    return x, scale, np.where(constant, np.maximum(offset, 0.0), offset)
+    floor = np.where(scale < 0, -np.inf, threshold)
+    ceiling = np.where(scale > 0, np.inf, threshold)
+    return floor, ceiling, scale, np.where(constant, np.maximum(offset, 0.0), offset)
+
+
+def _clip(x: Any, floor: np.ndarray, ceiling: np.ndarray) -> Any:
+    x = tf.maximum(x, _constant(floor))
+    return x if np.isposinf(ceiling).all() else tf.minimum(x, _constant(ceiling))
 
 
 def _array(weight: Any) -> np.ndarray:

@@ -28,12 +28,12 @@ def error(predictor, model, x):
     return relative_error(np.array(predictor(x)), np.array(model(x, training=False)))
 
 
-def small(**options):
+def small(blocks=(2, 2), **options):
     options = {"input_shape": (None, None, 3), "classes": 5, **options}
     if options.get("include_top", True):
         options.setdefault("classifier_activation", None)
     keras.utils.set_random_seed(0)
-    model = models.DenseNet((2, 2), 4, **options)
+    model = models.DenseNet(blocks, 4, **options)
     randomize(model)
     return model
 
@@ -123,6 +123,15 @@ def test_nothing_is_left_to_normalize_or_to_read(predictor):
     # the last stay affine.
     assert names.count("Conv2D") == 2 * 2 * 2 + 1 + 1
     assert names.count("Mul") == 2
+
+
+def test_only_the_newest_maps_have_to_wait():
+    """Where the maps before them are four times as many, a convolution of their own reads those."""
+    network = small((4,))
+    predictor = inference.freeze(network)
+    # The stem and two to a dense layer; one more where 8 + 2 x 4 channels are beside 4 new.
+    assert operations(predictor).count("Conv2D") == 1 + 2 * 4 + 1
+    assert error(predictor, network, images(2, 40, 40, 3)) < 1e-5
 
 
 @pytest.mark.parametrize("gamma", [0.0, 1e-38, -1.0, "mixed"])
