@@ -81,9 +81,11 @@ def composite_function(
     """
     own, keep = statistics is None, _keep.get()
     given = () if own else (statistics.mean, statistics.variance)
+    used = statistics
 
     @tf.custom_gradient
     def function(x, gamma, beta, kernel, *given):  # noqa: ANN001, ANN002, ANN202
+        nonlocal used  # not returned: TensorFlow would make zeros for its gradient
         if own:
             normalized, used, reserved = kernel_batch_norm(x, gamma, beta, epsilon=epsilon)
         else:
@@ -93,36 +95,36 @@ def composite_function(
         outputs = tf.nn.conv2d(activated.maps, kernel, **SAME)
         kept = activated if keep else None  # without TensorFlow's graph, a closure keeps its names
 
-        def gradient(upstream, *_):  # noqa: ANN001, ANN002, ANN202
+        # Second derivatives would go back through one of three: x, as it is read again, the
+        # kernel's gradient, or that of the normalized maps.
+        def gradient(upstream):  # noqa: ANN001, ANN202
             again, read = x, kept
             if read is None:
                 with tf.control_dependencies([upstream]):  # not before it is needed
-                    again = tf.identity(x)
+                    again = differentiable_once(x)
                 normalized = kernel_normalize(again, gamma, beta, used, epsilon=epsilon)
                 read = Activated(normalized, activation)
-            dkernel = kernel_gradient(read.maps, kernel, upstream)
+            dkernel = differentiable_once(kernel_gradient(read.maps, kernel, upstream))
             dactivated = tf.raw_ops.Conv2DBackpropInput(
                 input_sizes=tf.shape(x), filter=kernel, out_backprop=upstream, **SAME
             )
             dx, dgamma, dbeta = normalization_gradient(
-                read.gradient(dactivated),
+                differentiable_once(read.gradient(dactivated)),
                 again,
                 gamma,
                 reserved,
                 epsilon=epsilon,
                 is_training=own,
             )
-            gradients = (dx, dgamma, dbeta, dkernel)
-            if not own:
-                gradients += statistics_gradient(
-                    gamma, used.variance, dgamma, dbeta, epsilon=epsilon
-                )
-            return differentiable_once(gradients)
+            if own:
+                return dx, dgamma, dbeta, dkernel
+            dstatistics = statistics_gradient(gamma, used.variance, dgamma, dbeta, epsilon=epsilon)
+            return dx, dgamma, dbeta, dkernel, *dstatistics
 
-        return (outputs, used.mean, used.variance), gradient
+        return outputs, gradient
 
-    outputs, mean, variance = function(x, gamma, beta, kernel, *given)
-    return outputs, Statistics(mean, variance)
+    outputs = function(x, gamma, beta, kernel, *given)
+    return outputs, used
 
 
 class Activated:

@@ -27,7 +27,9 @@ from densenet_nb.configurations import (
 from densenet_nb.normalization import (
     BatchNormalization,
     Statistics,
+    collecting_moves,
     moments,
+    move,
     require_channels_last,
     require_images,
 )
@@ -324,10 +326,13 @@ class DenseBlock(_Part):
         if training and self.memory_efficient:
             return recomputation.dense_block(self.dense_layers, x)
         statistics = moments(x) if training else None
-        for layer in self.dense_layers:
-            new = layer(x, training=training, statistics=statistics)  # (batch, height, width, k)
-            x = ops.concatenate([x, new], axis=-1)  # (batch, height, width, k0 + l k)
-            statistics = statistics.join(moments(new)) if training else None
+        with collecting_moves() as moves:
+            for layer in self.dense_layers:
+                # (batch, height, width, k)
+                new = layer(x, training=training, statistics=statistics)
+                x = ops.concatenate([x, new], axis=-1)  # (batch, height, width, k0 + l k)
+                statistics = statistics.join(moments(new)) if training else None
+        move(moves)
         return x
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:

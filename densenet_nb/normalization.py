@@ -4,12 +4,17 @@ Keras's own layer computes the same in five operations on TensorFlow; the kernel
 pass forward and one back. Everything else (weights, freezing, configuration) is Keras's.
 """
 
+import contextlib
+import math
+from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import densenet_nb._startup  # noqa: F401
 
 import keras
+import numpy as np
 from keras import ops
 
 if keras.backend.backend() == "tensorflow":
@@ -115,15 +120,58 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def move_averages(self, inputs: Any, statistics: Statistics) -> None:
         """Move the moving averages towards the statistics of a batch of `inputs`."""
+        moves = []
         for average, value in (
             (self.moving_mean, statistics.mean),
             (self.moving_variance, statistics.variance),
         ):
-            old = average.value
-            moved = old + (ops.cast(value, old.dtype) - old) * (1.0 - self.momentum)
+            value = ops.cast(value, average.dtype)
             if not uses_kernel(inputs):  # XLA cannot raise: an empty batch moves nothing
-                moved = ops.where(ops.size(inputs) > 0, moved, old)
-            average.assign(moved)
+                value = ops.where(ops.size(inputs) > 0, value, average.value)
+            moves.append(_Move(average, value, self.momentum))
+        collected = _collected.get()
+        if collected is None:
+            move(moves)
+        else:
+            collected.extend(moves)
+
+
+class _Move(NamedTuple):
+    """A moving average, (channels,), what it moves towards, and how much of the old is kept."""
+
+    average: keras.Variable
+    value: Any
+    momentum: float
+
+
+_collected: ContextVar[list[_Move] | None] = ContextVar("collected", default=None)
+
+
+@contextlib.contextmanager
+def collecting_moves() -> Iterator[list[_Move]]:
+    """Move no averages meanwhile: yield the list of the moves, for :func:`move`."""
+    token = _collected.set([])
+    try:
+        yield _collected.get()
+    finally:
+        _collected.reset(token)
+
+
+def move(moves: list[_Move]) -> None:
+    """Move averages by ``old + (value − old) (1 − momentum)``.
+
+    Together, as one long vector: a few operations for a whole block, not five for each average.
+    """
+    groups: dict[float, list[_Move]] = {}
+    for each in moves:
+        groups.setdefault(each.momentum, []).append(each)
+    for momentum, group in groups.items():
+        averages, values, _ = zip(*group, strict=True)
+        old = ops.concatenate([average.value for average in averages])
+        moved = old + (ops.concatenate(values) - old) * (1.0 - momentum)
+        ends = np.cumsum([average.shape[0] for average in averages[:-1]])
+        for average, part in zip(averages, ops.split(moved, ends.tolist()), strict=True):
+            average.assign(part)
 
 
 def require_channels_last() -> None:
@@ -191,9 +239,16 @@ def moments_gradient(x: Any, mean: Any, dmean: Any, dvariance: Any) -> Any:
 
     ∂x = (∂m + 2 (x − m) ∂v) / n, in the dtype of `x`.
     """
-    n = ops.cast(ops.size(x) // x.shape[-1], mean.dtype)
-    slope = 2 * dvariance / n
-    return ops.cast(ops.cast(x, mean.dtype) * slope + (dmean / n - mean * slope), x.dtype)
+    share = _share(x, mean.dtype)
+    slope = dvariance * (2 * share)
+    return ops.cast(ops.cast(x, mean.dtype) * slope + (dmean * share - mean * slope), x.dtype)
+
+
+def _share(x: Any, dtype: str) -> Any:
+    """Return 1/n of the n values of each channel: a number, if the shape of `x` is known."""
+    if all(x.shape[:-1]):
+        return 1 / math.prod(x.shape[:-1])
+    return x.shape[-1] / ops.cast(ops.size(x), dtype)
 
 
 def ops_normalize(x, gamma, beta, statistics, *, epsilon):  # noqa: ANN001, ANN202
@@ -236,9 +291,8 @@ def kernel_batch_norm(x, gamma, beta, *, epsilon):  # noqa: ANN001, ANN202
     outputs, mean, variance, *reserved = tf.raw_ops.FusedBatchNormV3(
         x=x, scale=gamma, offset=beta, mean=[], variance=[], epsilon=epsilon, is_training=True
     )
-    biased = 1 - x.shape[-1] / tf.cast(tf.size(x), variance.dtype)
     # A single value has variance 0, whatever the kernel's n / (n − 1) made of it.
-    variance = tf.math.multiply_no_nan(variance, biased)
+    variance = tf.math.multiply_no_nan(variance, 1 - _share(x, variance.dtype))
     return outputs, Statistics(mean, variance), reserved
 
 
@@ -289,7 +343,7 @@ def differentiable_once(gradients: Any) -> Any:
 
 def require_images(x: Any) -> Any:
     """Return `x`, or fail at run time if the batch is empty (without XLA, which cannot raise)."""
-    if not uses_kernel(x):
+    if not uses_kernel(x) or all(x.shape):
         return x
     with tf.control_dependencies([tf.raw_ops.Assert(condition=tf.size(x) > 0, data=[EMPTY_BATCH])]):
         return tf.identity(x)

@@ -15,6 +15,7 @@ from keras import ops
 
 from densenet_nb.normalization import (
     Statistics,
+    collecting_moves,
     differentiable_once,
     moments,
     moments_gradient,
@@ -147,7 +148,8 @@ class _Stateless:
 
         def outputs(*inputs_and_weights):  # noqa: ANN002, ANN202
             *inputs, weights = inputs_and_weights
-            return self(weights, *inputs)[0]
+            with collecting_moves():  # moved once, in the forward pass
+                return self(weights, *inputs)[0]
 
         sources = (*inputs, list(weights))
         if keras.backend.backend() == "jax":

@@ -182,6 +182,24 @@ def test_frozen_from_the_start(part):
             np.testing.assert_array_equal(old, new)
 
 
+def test_each_normalization_of_a_block_moves_by_its_own_momentum():
+    """A block moves its averages together; its layers, called alone, each their own."""
+    together, alone = layers.DenseBlock(3, 2), layers.DenseBlock(3, 2)
+    x = keras.random.normal((2, 5, 5, 4), seed=1)
+    for block in (together, alone):
+        block.build(x.shape)
+        for index, layer in enumerate(block.dense_layers):
+            for function in layer.functions:
+                function.norm.momentum = 0.3 * index
+    alone.set_weights(together.get_weights())
+    together(x, training=True)
+    for layer in alone.dense_layers:
+        x = keras.ops.concatenate([x, layer(x, training=True)], axis=-1)
+    for moved, expected in zip(together.get_weights(), alone.get_weights(), strict=True):
+        np.testing.assert_allclose(moved, expected, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(together.dense_layers[-1].functions[0].norm.moving_mean, 0)
+
+
 def test_numpy_numbers_are_as_good_as_pythons():
     block = layers.DenseBlock(np.int64(2), np.int8(40))
     block.build((None, 4, 4, 3))
