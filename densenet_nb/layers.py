@@ -27,9 +27,8 @@ from densenet_nb.configurations import (
 from densenet_nb.normalization import (
     BatchNormalization,
     Statistics,
-    collecting_moves,
     moments,
-    move,
+    moving_together,
     require_channels_last,
     require_images,
 )
@@ -326,13 +325,11 @@ class DenseBlock(_Part):
         if training and self.memory_efficient:
             return recomputation.dense_block(self.dense_layers, x)
         statistics = moments(x) if training else None
-        with collecting_moves() as moves:
+        with moving_together():
             for layer in self.dense_layers:
-                # (batch, height, width, k)
-                new = layer(x, training=training, statistics=statistics)
-                x = ops.concatenate([x, new], axis=-1)  # (batch, height, width, k0 + l k)
+                new = layer(x, training=training, statistics=statistics)  # (…, k)
+                x = ops.concatenate([x, new], axis=-1)  # (…, k0 + l k)
                 statistics = statistics.join(moments(new)) if training else None
-        move(moves)
         return x
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:

@@ -131,7 +131,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             moves.append(_Move(average, value, self.momentum))
         collected = _collected.get()
         if collected is None:
-            move(moves)
+            _move(moves)
         else:
             collected.extend(moves)
 
@@ -149,7 +149,7 @@ _collected: ContextVar[list[_Move] | None] = ContextVar("collected", default=Non
 
 @contextlib.contextmanager
 def collecting_moves() -> Iterator[list[_Move]]:
-    """Move no averages meanwhile: yield the list of the moves, for :func:`move`."""
+    """Move no averages meanwhile; yield the list of the moves."""
     token = _collected.set([])
     try:
         yield _collected.get()
@@ -157,11 +157,16 @@ def collecting_moves() -> Iterator[list[_Move]]:
         _collected.reset(token)
 
 
-def move(moves: list[_Move]) -> None:
-    """Move averages by ``old + (value − old) (1 − momentum)``.
+@contextlib.contextmanager
+def moving_together() -> Iterator[None]:
+    """Move all averages at the end, as one long vector: a few operations, not five for each."""
+    with collecting_moves() as moves:
+        yield
+    _move(moves)
 
-    Together, as one long vector: a few operations for a whole block, not five for each average.
-    """
+
+def _move(moves: list[_Move]) -> None:
+    """Move averages by ``old + (value − old) (1 − momentum)``."""
     groups: dict[float, list[_Move]] = {}
     for each in moves:
         groups.setdefault(each.momentum, []).append(each)
