@@ -59,6 +59,9 @@ RUN_STATE = r"""() => {
 ERRORS = """() => [...document.querySelectorAll(
     '[data-mime-type="application/vnd.jupyter.stderr"], mjx-merror'
 )].map(node => node.textContent)"""
+CELLS_ARE_THERE = """count => document.querySelectorAll('.jp-Notebook .jp-Cell').length >= count
+    && [...document.querySelectorAll('.jp-Notebook .jp-MarkdownCell')].every(
+        cell => cell.querySelector('.jp-RenderedMarkdown')?.textContent)"""
 HEIGHT = "() => document.querySelector('.jp-WindowedPanel-inner').scrollHeight"
 
 
@@ -146,7 +149,7 @@ def browser(*notebooks: Path, outputs: bool = True) -> Iterator[Callable[[Path],
             page = chrome.new_page(viewport={"width": 1300, "height": 1000})
             page.set_default_timeout(1000 * WAIT)
             page.goto(f"{url}lab/tree/{path.name}?token={token}&reset")
-            page.wait_for_selector(".jp-Notebook .jp-Cell")
+            page.wait_for_function(CELLS_ARE_THERE, arg=len(nbformat.read(path, 4).cells))
             page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
             return page
 
