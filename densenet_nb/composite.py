@@ -96,7 +96,8 @@ def composite_function(
         kept = activated if keep else None  # without TensorFlow's graph, a closure keeps its names
 
         # Second derivatives would go back through one of three: x, as it is read again, the
-        # kernel's gradient, or that of the normalized maps.
+        # kernel's gradient, or that of the normalized maps. (What is kept is only read inside
+        # another backward pass, which guards its own results.)
         def gradient(upstream):  # noqa: ANN001, ANN202
             again, read = x, kept
             if read is None:

@@ -63,6 +63,23 @@ def run(layer, x, training):
     return [np.array(tf.cast(v, "float64")) for v in (y, *gradients, *layer.get_weights())]
 
 
+def test_sizes_that_tracing_does_not_know_are_counted_when_run():
+    """How many values a channel has is a number in an eager call, a tensor where `fit` traces."""
+    x = tf.constant(np.random.default_rng(3).normal(1.0, 2.0, (3, 4, 5, 6)), "float32")
+    ones = tf.ones(6)
+
+    def results(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            found = moments(x)
+            loss = tf.reduce_sum(found.mean + found.variance)
+        return *with_kernel(x, ones, ones, epsilon=EPSILON), tape.gradient(loss, x)
+
+    unknown = tf.function(results, input_signature=[tf.TensorSpec((None, None, None, 6))])
+    for actual, expected in zip(unknown(x), results(x), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize(
     ("policy", "tolerance"),
     [("float32", 2e-6), ("float64", 1e-13), ("mixed_float16", 2e-3), ("mixed_bfloat16", 2e-2)],
