@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent.parent / "densenet_nb" / "records"
 
 
 PACKAGES = ("tensorflow", "keras", "keras-hub", "jax", "torch", "torchvision", "onnxruntime")

@@ -13,7 +13,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_LIGHT = ("configurations", "cost", "data", "plots", "exercises")
+_LIGHT = ("configurations", "records", "cost", "data", "plots", "exercises")
 _KERAS = ("normalization", "layers", "models", "textbook", "probes", "inference")
 _MODELS = (
     "DenseNet",

@@ -5,6 +5,7 @@ a notebook that is otherwise good.
 """
 
 import ast
+import contextlib
 import copy
 import html
 import re
@@ -12,12 +13,14 @@ import re
 import nbformat
 import pytest
 from matplotlib import pyplot
-from run_notebook import METADATA, NOTEBOOKS
+from run_notebook import METADATA, NOTEBOOKS, long_cells, reading_minutes
 
 from densenet_nb import plots
 
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
-MAX_LINES = 15
+MAX_MINUTES = 45
+READING_TIME = re.compile(r"\*Reads in about (\d+) minutes?\b")
+LEARNED = "## What you have learned"
 IGNORE_MARK = "nbval-ignore-output"
 MACHINE_PATH = re.compile(
     r"(?<![\w.:/])/(home|root|tmp|work|private|Users)/|[A-Z]:\\Users|site-packages|\.venv|ipykernel_\d"
@@ -77,6 +80,8 @@ def every_cell_ran_in_order(notebook):
 
 def code_is_plain_python(notebook):
     for cell in code_cells(notebook):
+        if not cell.source.strip():
+            yield "an empty cell"
         try:
             names = {n.id for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.Name)}
         except SyntaxError:  # %magic, !command, name? and the like
@@ -95,11 +100,43 @@ def nothing_failed_or_warned(notebook):
                 yield f"{label(cell)}: has an error or something on stderr among its outputs"
 
 
-def code_cells_are_short(notebook):
+def reading_time_is_stated(notebook):
+    minutes = reading_minutes(notebook)
+    stated = READING_TIME.findall(notebook.cells[0].source)
+    if stated != [str(minutes)]:
+        yield f"the first cell should say '*Reads in about {minutes} minutes', once; says {stated}"
+    if minutes > MAX_MINUTES:
+        yield f"it reads in {minutes} minutes; {MAX_MINUTES} is the most"
+
+
+def it_ends_with_what_was_learned(notebook):
+    ends = [c.source for c in notebook.cells if c.source.startswith(LEARNED)]
+    if len(ends) != 1 or len(re.findall(r"^- ", ends[0], re.MULTILINE)) != 3:
+        yield f"one cell near the end begins with {LEARNED!r} and has three items"
+
+
+def it_runs_alone(notebook):
+    """What a copy in another folder could not do: read files beside it, or what is not public."""
     for cell in code_cells(notebook):
-        lines = len(cell.source.strip().splitlines())
-        if not 0 < lines <= MAX_LINES:
-            yield f"{label(cell)}: {lines} lines; 1 to {MAX_LINES} are allowed"
+        with contextlib.suppress(SyntaxError):  # another rule's
+            for node in ast.walk(ast.parse(cell.source)):
+                yield from (f"{label(cell)}: {fault}" for fault in needs_the_clone(node))
+
+
+def needs_the_clone(node):
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        names = [getattr(node, "module", None) or "", *(alias.name for alias in node.names)]
+        for name in names:
+            if any(part.startswith("_") for part in name.split(".")):
+                yield f"imports {name}, which is private"
+    if isinstance(node, ast.Attribute):
+        if node.attr == "path" and getattr(node.value, "id", "") == "sys":
+            yield "changes sys.path"
+        if node.attr.startswith("_") and getattr(node.value, "id", "") == "densenet_nb":
+            yield f"uses densenet_nb.{node.attr}, which is private"
+    text = node.value if isinstance(node, ast.Constant) else None
+    if isinstance(text, str) and re.match(r"\.{1,2}/|(benchmarks|notebooks|docs|tools)/", text):
+        yield f"reads {text!r}, a path that is right in one folder only"
 
 
 def prose_stands_before_code(notebook):
@@ -188,7 +225,9 @@ def good_notebook():
     return nbformat.v4.new_notebook(
         metadata=nbformat.from_dict(METADATA),
         cells=[
-            nbformat.v4.new_markdown_cell("# Title\n\nImports, then $x / y$."),
+            nbformat.v4.new_markdown_cell(
+                "# Title\n\n*Reads in about 2 minutes.*\n\nImports, then $x / y$."
+            ),
             nbformat.v4.new_code_cell("import densenet_nb", execution_count=1),
             nbformat.v4.new_markdown_cell("## Count\n\nThe channels: ![a block](block.png)"),
             nbformat.v4.new_code_cell(
@@ -200,6 +239,7 @@ def good_notebook():
             nbformat.v4.new_markdown_cell("Draw them."),
             nbformat.v4.new_code_cell("draw()", execution_count=3, outputs=figure()),
             nbformat.v4.new_markdown_cell("The figure shows one line rising."),
+            nbformat.v4.new_markdown_cell(f"{LEARNED}\n\n- One.\n- Two.\n- Three."),
         ],
     )
 
@@ -234,9 +274,28 @@ FAULTS = {
         source(3, "print?"),
         source(3, "get_ipython().system('ls')"),
         source(3, "plot(x);"),
+        source(3, " "),
     ],
     nothing_failed_or_warned: [outputs(3, STDERR), outputs(3, ERROR)],
-    code_cells_are_short: [source(3, "a = 1\n" * (MAX_LINES + 1)), source(3, " ")],
+    reading_time_is_stated: [
+        source(0, "# Title\n\n*Reads in about 20 minutes.*"),
+        source(0, "# Title\n\nImports."),
+        source(2, "word " * 200),  # a minute and a half more
+        source(3, "x = 1\n" * 30),
+        lambda notebook: notebook.cells[3].update(outputs=figure() * 3),
+    ],
+    it_ends_with_what_was_learned: [
+        lambda notebook: notebook.cells.pop(-1),
+        source(-1, f"{LEARNED}\n\n- One.\n- Two."),
+        source(2, f"{LEARNED}\n\n- One.\n- Two.\n- Three."),
+    ],
+    it_runs_alone: [
+        source(3, "import sys\nsys.path.append('benchmarks')"),
+        source(3, "from densenet_nb._startup import quietly"),
+        source(3, "import densenet_nb\ndensenet_nb._startup.quietly"),
+        source(3, "open('../densenet_nb/records/side_by_side.json')"),
+        source(3, "from pathlib import Path\nPath('benchmarks/results')"),
+    ],
     prose_stands_before_code: [
         source(2, "## Only a heading"),
         lambda notebook: notebook.cells.pop(2),
@@ -312,7 +371,22 @@ def test_notebooks_are_numbered_as_the_map_says():
     numbers = [path.name[:3] for path in PATHS]
     assert numbers[:1] == ["00_"]
     assert len(set(numbers)) == len(numbers)
-    assert set(numbers) <= {f"{n:02}_" for n in range(11)}  # 00 to 10; they come in any order
+    assert set(numbers) <= {f"{n:02}_" for n in range(15)}  # they come in any order
+
+
+def test_long_cells_are_named():
+    notebook = good_notebook()
+    assert long_cells(notebook) == []
+    source(3, "first()\n" + "x = 1\n" * 15)(notebook)
+    assert long_cells(notebook) == ["'first()' has 16 lines"]
+
+
+def test_reading_time_is_words_lines_and_figures():
+    notebook = good_notebook()
+    folded = "<details><summary>Hint</summary>\n\n" + "word " * 500 + "\n\n</details>"
+    source(2, "word " * 260 + folded)(notebook)  # two minutes
+    source(3, "# a comment\n\n" + "x = 1\n" * 20)(notebook)  # two more; one for the figure
+    assert reading_minutes(notebook) == 5
 
 
 def test_show_writes_what_the_rule_asks_for(monkeypatch):

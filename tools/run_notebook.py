@@ -19,6 +19,9 @@ from nbclient.exceptions import CellExecutionError
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 
+LONG = 15
+"""Lines of a code cell beyond which it is worth asking whether it holds a single thought."""
+
 METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -62,6 +65,31 @@ def figures(notebook: nbformat.NotebookNode) -> dict[str, bytes]:
     }
 
 
+def reading_minutes(notebook: nbformat.NotebookNode) -> int:
+    """Return how long a notebook takes to read: its words / 130 + lines of code / 10 + figures.
+
+    Words are those of the Markdown outside folded details; lines are neither blank nor comments.
+    """
+    words = lines = drawn = 0
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            words += len(
+                re.sub(r"<details>.*?</details>", "", cell.source, flags=re.DOTALL).split()
+            )
+        elif cell.cell_type == "code":
+            code = [line.strip() for line in cell.source.splitlines()]
+            lines += sum(1 for line in code if line and not line.startswith("#"))
+            drawn += sum("image/png" in output.get("data", {}) for output in cell.outputs)
+    return round(words / 130 + lines / 10 + drawn)
+
+
+def long_cells(notebook: nbformat.NotebookNode) -> list[str]:
+    """Return the first line and the length of each code cell that is long for a single thought."""
+    code = [cell.source.strip() for cell in notebook.cells if cell.cell_type == "code"]
+    counted = [(source.partition("\n")[0], source.count("\n") + 1) for source in code]
+    return [f"{first!r} has {lines} lines" for first, lines in counted if lines > LONG]
+
+
 def readme_figures() -> dict[str, Path]:
     """Return the files of README's figures by the words that describe them."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -87,7 +115,10 @@ def main(paths: list[str]) -> int:
             if alt in drawn:
                 file.parent.mkdir(exist_ok=True)
                 file.write_bytes(drawn[alt])
-        print(f"{path.name}: {time.perf_counter() - start:.1f} s", flush=True)
+        seconds, minutes = time.perf_counter() - start, reading_minutes(notebook)
+        print(f"{path.name}: ran in {seconds:.1f} s, reads in {minutes} minutes", flush=True)
+        for cell in long_cells(notebook):
+            print(f"  a long cell: {cell}", flush=True)
     return failed
 
 
