@@ -1,8 +1,8 @@
 """DenseNet (arXiv 1608.06993) as a small Keras library, with the notebooks that explain it.
 
-Importing the package imports neither TensorFlow nor Keras; the first use of a name that needs
-them does, quietly. Keras loads saved models only if it knows their layers, and it imports no
-package by itself: using any name below that needs Keras, or `load_model`, registers them.
+Importing the package imports Keras, and TensorFlow with it, without its log lines, and registers
+the layers, so that Keras loads saved models of ours. `data`, `plots` and `exercises`, with TFDS
+and Matplotlib, are imported at their first use.
 """
 
 import logging
@@ -11,11 +11,38 @@ from importlib import import_module
 from os import PathLike
 from typing import Any
 
+import densenet_nb._startup  # noqa: F401
+
+import keras
+
+from densenet_nb import (
+    configurations,
+    cost,
+    finetuning,
+    inference,
+    layers,
+    models,
+    normalization,
+    probes,
+    records,
+    textbook,
+    weights,
+)
+from densenet_nb.models import (
+    DenseNet,
+    DenseNet121,
+    DenseNet161,
+    DenseNet169,
+    DenseNet201,
+    DenseNet264,
+    DenseNetCIFAR,
+)
+
 __version__ = "0.1.0"
 
-_LIGHT = ("configurations", "records", "cost", "data", "plots", "exercises")
-_KERAS = ("normalization", "layers", "models", "textbook", "probes", "inference")
-_MODELS = (
+_LATER = ("data", "exercises", "plots")
+
+__all__ = [
     "DenseNet",
     "DenseNet121",
     "DenseNet161",
@@ -23,9 +50,22 @@ _MODELS = (
     "DenseNet201",
     "DenseNet264",
     "DenseNetCIFAR",
-)
-
-__all__ = [*_LIGHT, *_KERAS, *_MODELS, "load_model"]
+    "configurations",
+    "cost",
+    "data",
+    "exercises",
+    "finetuning",
+    "inference",
+    "layers",
+    "load_model",
+    "models",
+    "normalization",
+    "plots",
+    "probes",
+    "records",
+    "textbook",
+    "weights",
+]
 
 
 def load_model(
@@ -53,19 +93,11 @@ def load_model(
     -------
     keras.Model
     """
-    import_module("densenet_nb.models")
-    import keras
-
     return keras.saving.load_model(filepath, custom_objects, compile, safe_mode)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _KERAS:
-        import_module("densenet_nb.models")  # registers every layer
-        return import_module(f"densenet_nb.{name}")
-    if name in _MODELS:
-        return getattr(import_module("densenet_nb.models"), name)
-    if name in _LIGHT:
+    if name in _LATER:
         return import_module(f"densenet_nb.{name}")
     module = sys.modules[__name__]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=module)
@@ -80,6 +112,3 @@ def __dir__() -> list[str]:
 logging.getLogger("matplotlib.font_manager").addFilter(
     lambda record: "building the font cache" not in record.getMessage()
 )
-
-if "keras" in sys.modules:  # nothing to wait for: register the layers at once
-    import_module("densenet_nb.models")

@@ -6,6 +6,7 @@ Nothing here needs Keras.
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import floor, isfinite
@@ -30,6 +31,16 @@ def require_boolean(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"{name}={value!r}: must be True or False.")
     return value
+
+
+def require_name(name: Any) -> str:
+    """Return `name`, or raise a ValueError unless TensorFlow can take it for a scope's name."""
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9.][A-Za-z0-9_.-]*", name):
+        raise ValueError(
+            f"name={name!r}: must be a non-empty string of the letters A to Z, digits, '_', '-' "
+            "and '.', without '/', and not begin with '_' or '-'; layers' names begin with it."
+        )
+    return name
 
 
 def require_real(name: str, value: Any) -> float:

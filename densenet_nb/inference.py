@@ -380,7 +380,7 @@ class _Folding:
         pool: Callable = lambda x: x,
     ) -> Any:
         """Fold a composite function of concatenated maps; `reader` normalizes its output."""
-        conv, activation = function.conv, function.composite["activation"]
+        conv, activation = function.conv, function.activate
         kernel, bias = _array(conv.kernel), np.zeros(conv.filters)
         scale, offset = _affine(function.norm)
         if self.clips(function, maps) and _cancels_safely(offset, kernel, reader):
@@ -395,7 +395,7 @@ class _Folding:
 
     def clips(self, function: CompositeFunction, maps: Sequence) -> bool:
         """Whether the second identity applies, and no convolution just before allows the first."""
-        relu = function.composite["activation"] is keras.activations.relu
+        relu = function.activate is keras.activations.relu
         fresh = len(maps) > 1 or maps[0].ref() not in self.convolved
         return relu and function.kernel_size == 1 and fresh
 

@@ -6,7 +6,8 @@ may stand between them. Weights are made in the order of ``keras.applications``.
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import densenet_nb._startup  # noqa: F401
@@ -20,15 +21,18 @@ from densenet_nb.configurations import (
     require_boolean,
     require_compression,
     require_known_keywords,
+    require_name,
     require_positive_integer,
     require_real,
     transition_filters,
 )
 from densenet_nb.normalization import (
     BatchNormalization,
+    RunsOnce,
     Statistics,
     moments,
     moving_together,
+    require_backend,
     require_channels_last,
     require_images,
 )
@@ -63,16 +67,65 @@ class HeNormalFanOut(keras.initializers.VarianceScaling):
         return {"seed": super().get_config()["seed"]}
 
 
+@dataclass(frozen=True)
+class CompositeOptions:
+    """How each composite function of a part is made; see :class:`CompositeFunction`.
+
+    No dictionary: Keras would track a layer in it (the pattern of the activations) as a part.
+    """
+
+    activation: str | Callable
+    dropout_rate: float
+    momentum: float
+    epsilon: float
+    kernel_initializer: Any
+    kernel_regularizer: Any
+
+    def __post_init__(self) -> None:
+        for name in ("dropout_rate", "momentum"):
+            value = require_real(name, getattr(self, name))
+            if not 0 <= value < 1:
+                raise ValueError(f"{name}={value!r}: must lie in [0, 1).")
+        if require_real("epsilon", self.epsilon) <= 0:
+            raise ValueError(
+                f"epsilon={self.epsilon!r}: must be above 0; the paper's code has 1e-5."
+            )
+        if isinstance(self.activation, type):
+            raise ValueError(
+                f"activation={self.activation.__name__}: a class; give an instance, such as "
+                f"{self.activation.__name__}()."
+            )
+        for name, kind in MADE_OF.items():
+            object.__setattr__(self, name, kind.get(getattr(self, name)))
+
+    def serialized(self) -> dict[str, Any]:
+        """Return the options as a layer's configuration holds them."""
+        return vars(self) | {
+            name: kind.serialize(getattr(self, name))
+            for name, kind in MADE_OF.items()
+            if getattr(self, name) is not None
+        }
+
+
+MADE_OF = {
+    "activation": keras.activations,
+    "kernel_initializer": keras.initializers,
+    "kernel_regularizer": keras.regularizers,
+}
+"""The options that may be given by a name, and Keras's modules that know it."""
+
 KERAS_KEYWORDS = ("name", "dtype", "trainable", "activity_regularizer", "autocast")
 
 
-class _Part(keras.layers.Layer):
+class _Part(RunsOnce, keras.layers.Layer):
     """What the parts share: how each of their composite functions is made.
 
     Parameters
     ----------
     activation : str or callable
-        Between normalization and convolution; the paper's is ReLU.
+        Between normalization and convolution; the paper's is ReLU. A layer, such as
+        ``keras.layers.PReLU(shared_axes=[1, 2])``, is a pattern: each composite function has its
+        own like it, with weights of its own.
     dropout_rate : float
         Share of values dropped after each convolution in training, in [0, 1). The paper has 0.2
         without data augmentation and 0 otherwise (section 4.2).
@@ -81,6 +134,8 @@ class _Part(keras.layers.Layer):
         what is added to the variance, above 0. Defaults as in ``keras.applications``.
     kernel_initializer : str or keras.initializers.Initializer
         Of the convolutions.
+    kernel_regularizer : str or keras.regularizers.Regularizer, optional
+        Penalty on the convolutions' kernels, in ``model.losses``.
     **kwargs
         ``name``, ``dtype``, ``trainable`` of a Keras layer.
 
@@ -100,36 +155,41 @@ class _Part(keras.layers.Layer):
         momentum: float = 0.99,
         epsilon: float = 1.001e-5,
         kernel_initializer: Any = HeNormalFanOut,
+        kernel_regularizer: Any = None,
         **kwargs: Any,
     ) -> None:
         own = [*inspect.signature(type(self)).parameters, *inspect.signature(_Part).parameters]
         known = [keyword for keyword in own if keyword not in ("options", "kwargs")]
         require_known_keywords(kwargs, [*known, *KERAS_KEYWORDS], type(self).__name__)
+        require_backend()
         require_channels_last()
-        require_composite(dropout_rate, momentum, epsilon)
+        if kwargs.get("name") is not None:
+            require_name(kwargs["name"])
+        composite = CompositeOptions(
+            activation=activation,
+            dropout_rate=dropout_rate,
+            momentum=momentum,
+            epsilon=epsilon,
+            kernel_initializer=kernel_initializer,
+            kernel_regularizer=kernel_regularizer,
+        )
         super().__init__(**kwargs)
+        self.composite = composite
         self.input_spec = keras.layers.InputSpec(ndim=4)
-        self.composite = {
-            "activation": keras.activations.get(activation),
-            "dropout_rate": dropout_rate,
-            "momentum": momentum,
-            "epsilon": epsilon,
-            "kernel_initializer": keras.initializers.get(kernel_initializer),
-        }
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal layer."""
-        serialized = {
-            "activation": keras.activations.serialize(self.composite["activation"]),
-            "kernel_initializer": keras.initializers.serialize(
-                self.composite["kernel_initializer"]
-            ),
-        }
-        return {**super().get_config(), **self.composite, **serialized}
+        return {**super().get_config(), **self.composite.serialized()}
 
     def _part(self, part: type, *args: Any, name: str, **options: Any) -> keras.layers.Layer:
         """Make a smaller part, frozen if this one is: a reloaded layer is told so first."""
         return part(*args, **options, name=name, dtype=self.dtype_policy, trainable=self.trainable)
+
+    def _in_order(self, parts: Sequence[keras.layers.Layer]) -> list[keras.layers.Layer]:
+        """Return a list of `parts`, each an attribute too: TensorFlow does not look into lists."""
+        for index, part in enumerate(parts, start=1):
+            setattr(self, f"part{index}", part)
+        return list(parts)
 
 
 @keras.saving.register_keras_serializable("densenet_nb")
@@ -143,35 +203,36 @@ class CompositeFunction(_Part):
     kernel_size : int
         Side of the convolution in pixels; the map keeps its size.
     **options
-        Those of every part: activation, dropout_rate, momentum, epsilon, kernel_initializer.
+        Those of every part: activation, dropout_rate, momentum, epsilon,
+        kernel_initializer, kernel_regularizer.
     """
 
     def __init__(self, filters: int, kernel_size: int, **options: Any) -> None:
         super().__init__(**options)
+        composite = self.composite
         self.filters = require_positive_integer("filters", filters)
         self.kernel_size = require_positive_integer("kernel_size", kernel_size)
         self.norm = self._part(
-            BatchNormalization,
-            momentum=self.composite["momentum"],
-            epsilon=self.composite["epsilon"],
-            name="norm",
+            BatchNormalization, momentum=composite.momentum, epsilon=composite.epsilon, name="norm"
         )
+        self.activate = fresh(composite.activation)
         self.conv = self._part(
             keras.layers.Conv2D,
             self.filters,
             self.kernel_size,
             padding="same",
             use_bias=False,
-            kernel_initializer=fresh(self.composite["kernel_initializer"]),
+            kernel_initializer=fresh(composite.kernel_initializer),
+            kernel_regularizer=composite.kernel_regularizer,
             name="conv",
         )
-        self.dropout = self._part(
-            keras.layers.Dropout, self.composite["dropout_rate"], name="dropout"
-        )
+        self.dropout = self._part(keras.layers.Dropout, composite.dropout_rate, name="dropout")
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Make the weights: γ, β, moving mean, moving variance, kernel."""
+        """Make the weights: γ, β, moving mean, moving variance, the activation's, kernel."""
         self.norm.build(input_shape)
+        if has_weights(self.activate):
+            self.activate.build(input_shape)
         self.conv.build(input_shape)
 
     def call(
@@ -182,10 +243,9 @@ class CompositeFunction(_Part):
         In training the maps' statistics may be given: see
         :class:`densenet_nb.normalization.BatchNormalization`.
         """
-        if training and self.norm.uses_kernel(x) and not has_weights(self.composite["activation"]):
+        if training and self.norm.uses_kernel(x) and not has_weights(self.activate):
             return self.dropout(self._by_kernels(x, statistics), training=True)
-        x = self.norm(x, training=training, statistics=statistics)
-        x = self.composite["activation"](x)
+        x = self.activate(self.norm(x, training=training, statistics=statistics))
         return self.dropout(self.conv(x), training=training)
 
     def _by_kernels(self, x: Any, statistics: Statistics | None) -> Any:
@@ -198,7 +258,7 @@ class CompositeFunction(_Part):
             norm.beta.value,
             self.conv.kernel.value,
             statistics,
-            activation=self.composite["activation"],
+            activation=self.activate,
             epsilon=norm.epsilon,
         )
         if norm.trainable:
@@ -230,7 +290,8 @@ class DenseLayer(_Part):
         True: BN-ReLU-Conv(1x1) to 4 k channels, then BN-ReLU-Conv(3x3) (DenseNet-B).
         False: BN-ReLU-Conv(3x3) alone.
     **options
-        Those of every part: activation, dropout_rate, momentum, epsilon, kernel_initializer.
+        Those of every part: activation, dropout_rate, momentum, epsilon,
+        kernel_initializer, kernel_regularizer.
     """
 
     def __init__(self, growth_rate: int, bottleneck: bool = True, **options: Any) -> None:
@@ -240,10 +301,12 @@ class DenseLayer(_Part):
         shapes = [(k, 3, "composite")]
         if bottleneck:
             shapes.insert(0, (BOTTLENECK_WIDTH * k, 1, "bottleneck"))
-        self.functions = [
-            self._part(CompositeFunction, filters, size, name=name, **self.composite)
-            for filters, size, name in shapes
-        ]
+        self.functions = self._in_order(
+            [
+                self._part(CompositeFunction, filters, size, name=name, **vars(self.composite))
+                for filters, size, name in shapes
+            ]
+        )
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Make the weights of each composite function in turn."""
@@ -293,7 +356,8 @@ class DenseBlock(_Part):
         In training, keep nothing but the maps, once; compute the rest again in the backward pass
         (arXiv 1707.06990). The same function to rounding.
     **options
-        Those of every part: activation, dropout_rate, momentum, epsilon, kernel_initializer.
+        Those of every part: activation, dropout_rate, momentum, epsilon,
+        kernel_initializer, kernel_regularizer.
     """
 
     def __init__(
@@ -309,10 +373,18 @@ class DenseBlock(_Part):
         self.num_layers = require_positive_integer("num_layers", num_layers)
         self.growth_rate = require_positive_integer("growth_rate", growth_rate)
         self.bottleneck = require_boolean("bottleneck", bottleneck)
-        self.dense_layers = [
-            self._part(DenseLayer, growth_rate, bottleneck, name=f"layer{l}", **self.composite)
-            for l in range(1, self.num_layers + 1)  # noqa: E741
-        ]
+        self.dense_layers = self._in_order(
+            [
+                self._part(
+                    DenseLayer,
+                    growth_rate,
+                    bottleneck,
+                    name=f"layer{index}",
+                    **vars(self.composite),
+                )
+                for index in range(1, self.num_layers + 1)
+            ]
+        )
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Make the weights of each layer for the channels it reads: k0 + (l - 1) k."""
@@ -362,7 +434,8 @@ class Transition(_Part):
     memory_efficient : bool
         In training, keep nothing but the input; compute the rest again in the backward pass.
     **options
-        Those of every part: activation, dropout_rate, momentum, epsilon, kernel_initializer.
+        Those of every part: activation, dropout_rate, momentum, epsilon,
+        kernel_initializer, kernel_regularizer.
     """
 
     def __init__(
@@ -377,7 +450,7 @@ class Transition(_Part):
         """Make γ, β, moving mean, moving variance and the kernel for floor(θ m) channels."""
         filters = transition_filters(input_shape[-1], self.compression)
         self.function = self._part(
-            CompositeFunction, filters, 1, name="composite", **self.composite
+            CompositeFunction, filters, 1, name="composite", **vars(self.composite)
         )
         self.function.build(input_shape)
 
@@ -390,8 +463,7 @@ class Transition(_Part):
     def _map(self, x: Any, training: bool | None) -> Any:
         if training and self.function.dropout.rate > 0:
             return self.pool(self.function(x, training=training))
-        x = self.function.norm(x, training=training)
-        x = self.composite["activation"](x)
+        x = self.function.activate(self.function.norm(x, training=training))
         return self.function.conv(self.pool(x))
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
@@ -438,18 +510,21 @@ def has_weights(activation: Any) -> bool:
     return isinstance(activation, keras.layers.Layer)
 
 
-def require_composite(dropout_rate: float, momentum: float, epsilon: float) -> None:
-    """Raise a ValueError unless these options of a composite function are in range."""
-    for name, value in (("dropout_rate", dropout_rate), ("momentum", momentum)):
-        require_real(name, value)
-        if not 0 <= value < 1:
-            raise ValueError(f"{name}={value!r}: must lie in [0, 1).")
-    require_real("epsilon", epsilon)
-    if epsilon <= 0:
-        raise ValueError(f"epsilon={epsilon!r}: must be above 0; the paper's code has 1e-5.")
+def fresh(value: Any, **changes: Any) -> Any:
+    """Return a copy of an initializer or a layer, with `changes`, and a function itself.
+
+    One unseeded Keras initializer gives all equal shapes equal values, and one layer as the
+    activation of several composite functions would share its weights among them.
+    """
+    if isinstance(value, keras.initializers.Initializer):
+        return value.clone()
+    if isinstance(value, keras.layers.Layer):
+        return type(value).from_config(value.get_config() | changes)
+    return value
 
 
-def fresh(initializer: Any) -> Any:
-    """Return a copy: one unseeded Keras initializer gives all equal shapes equal values."""
-    is_instance = isinstance(initializer, keras.initializers.Initializer)
-    return initializer.clone() if is_instance else initializer
+def activation_layer(activation: str | Callable, name: str | None = None) -> keras.layers.Layer:
+    """Return a layer that activates maps: one like `activation`, if that is a layer itself."""
+    if isinstance(activation, keras.layers.Layer):
+        return fresh(activation, name=name)
+    return keras.layers.Activation(activation, name=name)

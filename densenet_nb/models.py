@@ -22,17 +22,24 @@ from densenet_nb.configurations import (
     imagenet,
     require_boolean,
     require_known_keywords,
+    require_name,
     require_positive_integer,
 )
 from densenet_nb.layers import (
+    CompositeOptions,
     DenseBlock,
     HeNormalFanOut,
     StemPooling,
     Transition,
+    activation_layer,
     fresh,
-    require_composite,
 )
-from densenet_nb.normalization import BatchNormalization, require_channels_last
+from densenet_nb.normalization import (
+    BatchNormalization,
+    require_backend,
+    require_channels_last,
+)
+from densenet_nb.weights import require_loadable
 
 __all__ = [
     "DenseNet",
@@ -45,6 +52,48 @@ __all__ = [
     "from_configuration",
     "keras_applications_names",
 ]
+
+
+@keras.saving.register_keras_serializable("densenet_nb")
+class DenseNetModel(keras.Model):
+    """A functional model that loads a weights file whole or, if it does not fit, not at all.
+
+    It is what the functions of this module return. Its pickles load in a process that has not
+    imported this package.
+    """
+
+    def load_weights(
+        self, filepath: str | os.PathLike, skip_mismatch: bool = False, **kwargs: Any
+    ) -> None:
+        """Load what ``save_weights`` or ``save`` of the same network wrote.
+
+        Parameters
+        ----------
+        filepath : str or path
+            The ``.weights.h5`` or ``.keras`` file.
+        skip_mismatch : bool
+            Whether to leave out the layers whose arrays have other shapes, with a warning, such as
+            a classifier of another number of classes.
+        **kwargs
+            Those of ``keras.Model.load_weights``.
+
+        Raises
+        ------
+        ValueError
+            The file does not fit; no array of this network has changed.
+        """
+        classifier = self.layers[-1]
+        known = isinstance(classifier, stock.Dense) and not skip_mismatch
+        require_loadable(filepath, classifier.units if known else None)
+        before = self.get_weights()
+        try:
+            super().load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
+        except Exception as error:
+            self.set_weights(before)
+            raise ValueError(
+                f"{os.fspath(filepath)!r} does not fit {self.name!r}, of which nothing has "
+                f"changed: {error}"
+            ) from error
 
 
 PEERS = ("DenseNet121", "DenseNet169", "DenseNet201")
@@ -80,6 +129,7 @@ def from_configuration(
     momentum: float = 0.99,
     epsilon: float = 1.001e-5,
     kernel_initializer: Any = HeNormalFanOut,
+    kernel_regularizer: Any = None,
     memory_efficient: bool = False,
 ) -> keras.Model:
     """Build the network of a configuration.
@@ -97,9 +147,9 @@ def from_configuration(
     include_top : bool
         Whether global average pooling and the classifier end the network.
     weights : path, optional
-        A weights file that ``save_weights`` of the same network of ours wrote. Nothing is
-        downloaded. Files of ``keras.applications`` are loaded there, then carried over by
-        ``model.set_weights(theirs.get_weights())``.
+        A weights file that ``save_weights`` of the same network of ours wrote, loaded whole or not
+        at all (:class:`DenseNetModel`). Nothing is downloaded. Files of ``keras.applications`` are
+        loaded there, then carried over by ``model.set_weights(theirs.get_weights())``.
     input_tensor : KerasTensor, optional
         Images, (batch, height, width, channels), instead of a new input.
     input_shape : tuple of int, optional
@@ -115,8 +165,9 @@ def from_configuration(
         Of the classifier; None gives logits.
     name : str
         Name of the model and prefix of its layers' names.
-    activation, dropout_rate, momentum, epsilon, kernel_initializer
-        Of every composite function; see :class:`densenet_nb.layers.CompositeFunction`.
+    activation, dropout_rate, momentum, epsilon, kernel_initializer, kernel_regularizer
+        Of every composite function; see :class:`densenet_nb.layers.CompositeFunction`. The
+        regularizer is the stem's and the classifier's as well.
     memory_efficient : bool
         Train in a fraction of the memory and a little more time, by computing again in the
         backward pass what is cheap (arXiv 1707.06990): the same function, weights and files.
@@ -134,37 +185,38 @@ def from_configuration(
             f"configuration={configuration!r}: must be a Configuration, such as "
             'CONFIGURATIONS["DenseNet121"].'
         )
+    require_backend()
     require_channels_last()
     require_boolean("include_top", include_top)
     classes = require_positive_integer("classes", classes)
-    _require_name(name)
+    require_name(name)
     _require_weights(weights, configuration, include_top, classes)
-    require_composite(dropout_rate, momentum, epsilon)
     require_boolean("memory_efficient", memory_efficient)
     classifier_activation = keras.activations.get(classifier_activation)
     if pooling not in (None, "avg", "max"):
         raise ValueError(f'pooling={pooling!r}: must be None, "avg" or "max".')
-    composite = {
-        "activation": keras.activations.get(activation),
-        "dropout_rate": dropout_rate,
-        "momentum": momentum,
-        "epsilon": epsilon,
-        "kernel_initializer": keras.initializers.get(kernel_initializer),
-    }
+    composite = CompositeOptions(
+        activation=activation,
+        dropout_rate=dropout_rate,
+        momentum=momentum,
+        epsilon=epsilon,
+        kernel_initializer=kernel_initializer,
+        kernel_regularizer=kernel_regularizer,
+    )
     images = _images(configuration, input_tensor, input_shape, include_top, name)
     x = _stem(images, configuration, composite, name)
     for index, num_layers in enumerate(configuration.blocks, start=1):
         if index > 1:
             transition = f"{name}_transition{index - 1}"
             x = Transition(
-                configuration.compression, memory_efficient, **composite, name=transition
+                configuration.compression, memory_efficient, **vars(composite), name=transition
             )(x)
         x = DenseBlock(
             num_layers,
             configuration.growth_rate,
             configuration.bottleneck,
             memory_efficient,
-            **composite,
+            **vars(composite),
             name=f"{name}_block{index}",
         )(x)
     x = _normalize_activate(x, composite, f"{name}_final")
@@ -173,10 +225,15 @@ def from_configuration(
     elif pooling == "max":
         x = stock.GlobalMaxPooling2D(name=f"{name}_pool")(x)
     if include_top:
-        x = stock.Dense(classes, classifier_activation, name=f"{name}_classifier")(x)
+        x = stock.Dense(
+            classes,
+            classifier_activation,
+            kernel_regularizer=kernel_regularizer,
+            name=f"{name}_classifier",
+        )(x)
 
     sources = keras.utils.get_source_inputs(images)
-    model = keras.Model(sources[0] if len(sources) == 1 else sources, x, name=name)
+    model = DenseNetModel(sources[0] if len(sources) == 1 else sources, x, name=name)
     if weights is not None:
         model.load_weights(weights)
     return model
@@ -326,13 +383,14 @@ def keras_applications_names(configuration: Configuration) -> dict[str, str]:
 
 
 def _stem(
-    x: keras.KerasTensor, configuration: Configuration, composite: dict[str, Any], name: str
+    x: keras.KerasTensor, configuration: Configuration, composite: CompositeOptions, name: str
 ) -> keras.KerasTensor:
     """Make the k0 channels that enter the first dense block."""
     convolution = {
         "filters": configuration.stem_filters,
         "use_bias": False,
-        "kernel_initializer": fresh(composite["kernel_initializer"]),
+        "kernel_initializer": fresh(composite.kernel_initializer),
+        "kernel_regularizer": composite.kernel_regularizer,
         "name": f"{name}_stem_conv",
     }
     if not configuration.imagenet_stem:
@@ -344,12 +402,12 @@ def _stem(
 
 
 def _normalize_activate(
-    x: keras.KerasTensor, composite: dict[str, Any], name: str
+    x: keras.KerasTensor, composite: CompositeOptions, name: str
 ) -> keras.KerasTensor:
     x = BatchNormalization(
-        momentum=composite["momentum"], epsilon=composite["epsilon"], name=f"{name}_norm"
+        momentum=composite.momentum, epsilon=composite.epsilon, name=f"{name}_norm"
     )(x)
-    return stock.Activation(composite["activation"], name=f"{name}_relu")(x)
+    return activation_layer(composite.activation, f"{name}_relu")(x)
 
 
 def _images(
@@ -399,13 +457,6 @@ def _require_image_shape(name: str, shape: Any, stride: int) -> tuple[int | None
     return shape
 
 
-def _require_name(name: Any) -> None:
-    if not isinstance(name, str) or not name or "/" in name:
-        raise ValueError(
-            f"name={name!r}: must be a non-empty string without '/'; it begins every layer's name."
-        )
-
-
 def _require_weights(
     weights: Any, configuration: Configuration, include_top: bool, classes: int
 ) -> None:
@@ -424,8 +475,4 @@ def _require_weights(
                 f"keras.applications.{peer}(include_top={include_top}).get_weights())."
             )
         raise ValueError(f"weights='imagenet': nothing is fetched unasked. {how}")
-    if not isinstance(weights, (str, os.PathLike)) or not os.path.isfile(weights):
-        raise ValueError(
-            f"weights={weights!r}: must be None (random) or the path of an existing weights file "
-            "written by save_weights."
-        )
+    require_loadable(weights, classes if include_top else None)

@@ -33,11 +33,15 @@ EMPTY_BATCH = (
     "last batch is smaller than the number of replicas: batch with drop_remainder=True."
 )
 
-SECOND_DERIVATIVE = (
-    "densenet_nb's backward passes on TensorFlow can't be differentiated again. For second "
-    "derivatives (gradient penalty, Hessian) build densenet_nb.textbook.DenseNet, the same "
-    "function, and carry the weights over by set_weights."
+DIFFERENTIATED_AGAIN = (
+    "densenet_nb's backward passes on TensorFlow can't be differentiated again, as second "
+    "derivatives (gradient penalty, Hessian) ask, and as forward mode "
+    "(tf.autodiff.ForwardAccumulator) does even for a first one. Build "
+    "densenet_nb.textbook.DenseNet, the same function, and carry the weights over by set_weights."
 )
+
+BACKENDS = ("tensorflow", "jax")
+"""Keras's backends on which the backward passes here are written and tested."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,32 @@ class Statistics:
         )
 
 
+class RunsOnce:
+    """A layer that moves averages as it runs, so it may not be made under a ``RematScope``.
+
+    Raises
+    ------
+    ValueError
+        A ``keras.RematScope`` around the construction applies to the layer: its averages would
+        move several times a step, and gradients would be wrong.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        scope = self._remat_mode  # taken by Keras from the scope around
+        if scope is None or scope.mode in (None, "activations"):
+            return
+        if scope.mode == "list_of_layers" and self.name not in scope.layer_names:
+            return
+        raise ValueError(
+            f"layer {self.name!r} under keras.RematScope(mode={scope.mode!r}), which runs a layer "
+            "twice a step, so that its moving averages move twice. Build the network outside of "
+            "it, with memory_efficient=True, which saves more."
+        )
+
+
 @keras.saving.register_keras_serializable("densenet_nb")
-class BatchNormalization(keras.layers.BatchNormalization):
+class BatchNormalization(RunsOnce, keras.layers.BatchNormalization):
     """Keras's ``BatchNormalization`` over the last axis, fused where TensorFlow has the kernel.
 
     Weights, moving averages and freezing are those of ``keras.layers.BatchNormalization``, and so
@@ -95,6 +123,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
                     f"{keyword}={kwargs[keyword]!r}: this layer has {keyword}={only!r} only; use "
                     "keras.layers.BatchNormalization for others."
                 )
+        require_backend()
         super().__init__(**kwargs)
 
     def call(  # noqa: D102
@@ -126,8 +155,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
             (self.moving_variance, statistics.variance),
         ):
             value = ops.cast(value, average.dtype)
-            if not uses_kernel(inputs):  # XLA cannot raise: an empty batch moves nothing
-                value = ops.where(ops.size(inputs) > 0, value, average.value)
+            if not (uses_kernel(inputs) or all(inputs.shape)):
+                # XLA cannot raise: an empty batch moves nothing.
+                value = ops.where(_size(inputs) > 0, value, average.value)
             moves.append(_Move(average, value, self.momentum))
         collected = _collected.get()
         if collected is None:
@@ -177,6 +207,17 @@ def _move(moves: list[_Move]) -> None:
         ends = np.cumsum([average.shape[0] for average in averages[:-1]])
         for average, part in zip(averages, ops.split(moved, ends.tolist()), strict=True):
             average.assign(part)
+
+
+def require_backend() -> None:
+    """Raise a ValueError unless Keras runs on a backend that this library trains on."""
+    backend = keras.backend.backend()
+    if backend not in BACKENDS:
+        raise ValueError(
+            f"KERAS_BACKEND={backend!r}: densenet_nb's layers run on TensorFlow and JAX; set "
+            "KERAS_BACKEND=tensorflow or jax before Keras is imported. On others build "
+            "keras.applications.DenseNet121, whose weights carry over by set_weights."
+        )
 
 
 def require_channels_last() -> None:
@@ -253,7 +294,12 @@ def _share(x: Any, dtype: str) -> Any:
     """Return 1/n of the n values of each channel: a number, if the shape of `x` is known."""
     if all(x.shape[:-1]):
         return 1 / math.prod(x.shape[:-1])
-    return x.shape[-1] / ops.cast(ops.size(x), dtype)
+    return x.shape[-1] / ops.cast(_size(x), dtype)
+
+
+def _size(x: Any) -> Any:
+    """Count the values of `x`, of which there may be more than 32 bits hold."""
+    return tf.size(x, tf.int64) if keras.backend.backend() == "tensorflow" else ops.size(x)
 
 
 def ops_normalize(x, gamma, beta, statistics, *, epsilon):  # noqa: ANN001, ANN202
@@ -341,7 +387,7 @@ def differentiable_once(gradients: Any) -> Any:
     if keras.backend.backend() == "jax":
         return gradients
     return keras.tree.map_structure(
-        lambda gradient: tf.raw_ops.PreventGradient(input=gradient, message=SECOND_DERIVATIVE),
+        lambda gradient: tf.raw_ops.PreventGradient(input=gradient, message=DIFFERENTIATED_AGAIN),
         gradients,
     )
 
@@ -350,5 +396,6 @@ def require_images(x: Any) -> Any:
     """Return `x`, or fail at run time if the batch is empty (without XLA, which cannot raise)."""
     if not uses_kernel(x) or all(x.shape):
         return x
-    with tf.control_dependencies([tf.raw_ops.Assert(condition=tf.size(x) > 0, data=[EMPTY_BATCH])]):
+    refuse = tf.raw_ops.Assert(condition=_size(x) > 0, data=[EMPTY_BATCH])
+    with tf.control_dependencies([refuse]):
         return tf.identity(x)

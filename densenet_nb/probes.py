@@ -3,7 +3,9 @@
 Nothing here changes a weight.
 """
 
-from typing import TYPE_CHECKING
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import densenet_nb._startup  # noqa: F401
 
@@ -37,12 +39,14 @@ def gradient_norms(
     Parameters
     ----------
     model : keras.Model
-        Classifier of images with softmax output, (batch, classes). It is run as in a training
-        step, so batch normalization updates its moving statistics; the weights stay.
+        Classifier of images, (batch, classes), that ends in a softmax or in logits. It is run as
+        in a training step, so batch normalization updates its moving statistics; the weights stay.
+        A frozen part of it that is memory-efficient keeps its maps meanwhile.
     images : ndarray
         (batch, height, width, channels).
-    labels : ndarray of int
-        (batch,), the classes; the loss is the mean cross entropy.
+    labels : ndarray
+        The classes as integers, (batch,), or shares that sum to one, (batch, classes); the loss is
+        the mean cross entropy.
 
     Returns
     -------
@@ -51,15 +55,22 @@ def gradient_norms(
 
     Raises
     ------
+    ValueError
+        The model's output is no softmax and no logits, (batch, classes), or the labels do not fit
+        it.
     RuntimeError
         Keras runs on another backend than TensorFlow, whose gradient tape measures here.
     """
     _require_tensorflow("gradient_norms")
     import tensorflow as tf
 
-    kernels = [w.value for w in model.weights if w.name == "kernel" and len(w.shape) == 4]
-    with tf.GradientTape() as tape:
-        losses = keras.losses.sparse_categorical_crossentropy(labels, model(images, training=True))
+    from_logits = _ends_in_logits(model)
+    labels = _require_labels(labels, len(images), model.output_shape[-1])
+    kernels = [kernel.value for kernel in _kernels(model)]
+    with _frozen_parts_keep_all(model), tf.GradientTape() as tape:
+        tape.watch(kernels)
+        outputs = model(images, training=True)
+        losses = keras.losses.categorical_crossentropy(labels, outputs, from_logits)
         loss = keras.ops.mean(losses)
     gradients = tape.gradient(loss, kernels)
     norm = np.linalg.norm
@@ -91,8 +102,8 @@ def kept_tensors(
     Parameters
     ----------
     model : keras.Model
-        Takes images. The loss is the cross-entropy of a classifier's softmax, (batch, classes),
-        or the sum of feature maps.
+        Takes images. The loss is the cross-entropy of a classifier's softmax or logits, (batch,
+        classes), or the sum of feature maps.
     batch_size : int
         Images in the step; at least 2, since a first axis of 1 does not tell a batch.
     image_shape : tuple of int, optional
@@ -106,7 +117,8 @@ def kept_tensors(
     Raises
     ------
     ValueError
-        The batch has a single image, or a side of the image is unknown.
+        The batch has a single image, a side of the image is unknown, or a classifier ends in
+        another activation.
     RuntimeError
         Keras runs on another backend than TensorFlow.
     """
@@ -118,12 +130,14 @@ def kept_tensors(
         raise ValueError(f"image_shape={image_shape!r}: the model leaves it open; give numbers.")
     if batch_size < 2:
         raise ValueError(f"batch_size={batch_size!r}: must be at least 2, to tell a batch's axis.")
+    maps = len(getattr(model, "outputs", None) or []) == 1 and len(model.output_shape) > 2
+    from_logits = None if maps else _ends_in_logits(model)
     forward = set()
 
     def step(images: tf.Tensor, labels: tf.Tensor) -> list[tf.Tensor]:
         outputs = model(images, training=True)
-        if len(outputs.shape) == 2:
-            outputs = keras.losses.sparse_categorical_crossentropy(labels, outputs)
+        if not maps:
+            outputs = keras.losses.sparse_categorical_crossentropy(labels, outputs, from_logits)
         loss = tf.reduce_sum(outputs)
         graph = tf.compat.v1.get_default_graph()
         forward.update(operation.name for operation in graph.get_operations())
@@ -145,6 +159,65 @@ def kept_tensors(
             if tensor.op.name in forward and _grows(tensor, batch_size):
                 kept[tensor.name] = tensor
     return list(kept.values())
+
+
+def _ends_in_logits(model: keras.Model) -> bool:
+    """Return whether a classifier ends in logits (True) or in a softmax (False), or refuse it."""
+    outputs = getattr(model, "outputs", None) or []
+    shapes = [output.shape for output in outputs]
+    if len(shapes) != 1 or len(shapes[0]) != 2:
+        raise ValueError(
+            f"model {model.name!r} ({type(model).__name__}) has outputs of shapes {shapes}: the "
+            "loss is that of a functional or sequential classifier, with one (batch, classes)."
+        )
+    last = outputs[0]._keras_history.operation
+    while isinstance(last, keras.Model):
+        last = last.outputs[0]._keras_history.operation
+    activation = getattr(last, "activation", None)
+    if isinstance(last, keras.layers.Softmax) or activation is keras.activations.softmax:
+        return False
+    if activation is keras.activations.linear:
+        return True
+    raise ValueError(
+        f"model {model.name!r} ends in {last.name!r} ({type(last).__name__}) with activation "
+        f"{getattr(activation, '__name__', activation)!r}: the loss is the cross entropy of a "
+        "softmax or of logits; end the model in a layer whose activation is softmax or linear."
+    )
+
+
+def _kernels(layer: keras.layers.Layer) -> list[keras.Variable]:
+    return [w for w in layer.weights if w.name == "kernel" and len(w.shape) == 4]
+
+
+def _require_labels(labels: Any, count: int, classes: int) -> np.ndarray:
+    """Return `labels` as shares, (count, classes), or raise a ValueError if they are no labels."""
+    labels = np.asarray(labels)
+    if labels.shape == (count, classes):
+        return labels.astype("float32")
+    if labels.shape == (count,) and np.isin(labels, np.arange(classes)).all():
+        return np.eye(classes, dtype="float32")[labels.astype(int)]
+    raise ValueError(
+        f"labels have shape {labels.shape}: must be ({count},) classes, integers from 0 to "
+        f"{classes - 1}, or shares of them, ({count}, {classes})."
+    )
+
+
+@contextlib.contextmanager
+def _frozen_parts_keep_all(model: keras.Model) -> Iterator[None]:
+    """Let no frozen part of a model recompute: it would give its kernels no gradient."""
+    parts = [
+        part
+        for part in model._flatten_layers()
+        if getattr(part, "memory_efficient", False)
+        and not all(kernel.trainable for kernel in _kernels(part))
+    ]
+    for part in parts:
+        part.memory_efficient = False
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.memory_efficient = True
 
 
 def _seen_through(tensor: "tf.Tensor") -> "tf.Tensor":

@@ -24,7 +24,7 @@ from densenet_nb.normalization import (
 
 if keras.backend.backend() == "jax":
     import jax
-else:
+elif keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
     from densenet_nb import composite
@@ -128,7 +128,6 @@ class _Stateless:
     """
 
     def __init__(self, layer: keras.layers.Layer, call: Callable) -> None:
-        _require_built(layer)
         self.layer = layer
         self.call = call
         self.weights = [variable.value for variable in layer.trainable_variables]
@@ -163,17 +162,6 @@ class _Stateless:
         """Move the layer's state."""
         for variable, value in zip(self.layer.non_trainable_variables, state, strict=True):
             variable.assign(value)
-
-
-def _require_built(layer: keras.layers.Layer) -> None:
-    """Raise a ValueError if a part has yet to make its weights: they would get no gradient."""
-    for part in layer._flatten_layers():
-        if not part.built:
-            raise ValueError(
-                f"{part.name} ({type(part).__name__}) in {layer.name}: memory_efficient=True needs "
-                "weights that are made before training; call the model once on an image first, or "
-                "the build method of an activation that is a layer."
-            )
 
 
 def _on_shared_statistics(layer: keras.layers.Layer) -> Callable:

@@ -15,7 +15,7 @@ import keras
 from keras import layers
 
 from densenet_nb.configurations import BOTTLENECK_WIDTH, Configuration, transition_filters
-from densenet_nb.layers import HeNormalFanOut, fresh
+from densenet_nb.layers import HeNormalFanOut, activation_layer, fresh
 
 __all__ = [
     "CompositeFunction",
@@ -54,7 +54,7 @@ class CompositeFunction:
         """BN, ReLU."""
         if self.normalization:
             x = layers.BatchNormalization(momentum=self.momentum, epsilon=self.epsilon)(x)
-        return layers.Activation(self.activation)(x)
+        return activation_layer(self.activation)(x)
 
     def convolve(self, x: keras.KerasTensor, filters: int, size: int) -> keras.KerasTensor:
         """Convolve at stride 1, keeping height and width; a bias before BN would do nothing."""

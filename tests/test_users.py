@@ -1,15 +1,20 @@
 """What users of other DenseNets have tripped over; each case was reported somewhere in public."""
 
+import pickle
+import re
 import subprocess
 import sys
+import warnings
+import zipfile
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from equality import randomize, relative_error
 
-from densenet_nb import models
-from densenet_nb.configurations import CONFIGURATIONS
+from densenet_nb import finetuning, layers, models, normalization, textbook
+from densenet_nb.configurations import CONFIGURATIONS, Configuration, cifar
 
 NETWORKS = ("DenseNet121", "DenseNet169", "DenseNet201")
 SHAPE = (64, 64, 3)
@@ -227,3 +232,398 @@ def test_every_documented_name_is_a_layer():
     theirs = keras.applications.DenseNet121(weights=None, input_shape=SHAPE)
     for ours, peer in names.items():
         assert model.get_layer(f"net_{ours}").output.shape == theirs.get_layer(peer).output.shape
+
+
+# --- what other libraries do to a network: save, load, wrap, loop ------------------------------
+
+
+def small(seed=0, classes=3, **options):
+    keras.utils.set_random_seed(seed)
+    options = {"input_shape": (16, 16, 3), "classes": classes} | options
+    return models.DenseNet((1, 2), 4, **options)
+
+
+def assert_equal(arrays, others):
+    for a, b in zip(arrays, others, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+# tensorflow#58356 and its kind: TensorFlow's checkpoints do not look into lists of layers.
+
+PARTS = {
+    "network": small,
+    "with dropout and slopes": lambda: small(
+        dropout_rate=0.2, activation=keras.layers.PReLU(shared_axes=[1, 2])
+    ),
+    "memory-efficient": lambda: small(memory_efficient=True),
+    "composite function": lambda: layers.CompositeFunction(4, 3),
+    "dense layer": lambda: layers.DenseLayer(4),
+    "block": lambda: layers.DenseBlock(2, 4),
+    "transition": lambda: layers.Transition(),
+    "textbook": lambda: textbook.DenseNet(cifar(10, 4), (16, 16, 3), 3),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_tensorflows_checkpoints_hold_every_array(name, tmp_path):
+    """Each part that holds parts; `tf.train.Checkpoint` and its manager, optimizer as well."""
+    saved, fresh = (PARTS[name]() for _ in range(2))
+    for part in (saved, fresh):
+        if not part.built:
+            part.build((None, 8, 8, 3))
+    rng = np.random.default_rng(0)
+    saved.set_weights([rng.normal(size=w.shape) for w in saved.get_weights()])
+    path = tf.train.Checkpoint(model=saved).write(str(tmp_path / "checkpoint"))
+    shapes = [tuple(shape) for _, shape in tf.train.list_variables(path)]
+    for weight in saved.weights:
+        shapes.remove(tuple(weight.shape))  # each array has an entry
+    tf.train.Checkpoint(model=fresh).read(path).assert_existing_objects_matched()
+    assert_equal(saved.get_weights(), fresh.get_weights())
+
+
+def test_a_checkpoint_manager_restores_a_training_network(tmp_path):
+    nets = [small(seed) for seed in (0, 1)]
+    for net in nets:
+        net.compile(keras.optimizers.SGD(0.1, 0.9), "sparse_categorical_crossentropy")
+        net.optimizer.build(net.trainable_variables)
+    x, y = images(4, (16, 16, 3)), np.arange(4) % 3
+    nets[0].train_on_batch(x, y)
+    checkpoints = [tf.train.Checkpoint(model=net, optimizer=net.optimizer) for net in nets]
+    manager = tf.train.CheckpointManager(checkpoints[0], tmp_path, max_to_keep=1)
+    checkpoints[1].restore(manager.save()).assert_existing_objects_matched()
+    assert_equal(nets[0].get_weights(), nets[1].get_weights())
+    for a, b in zip(nets[0].optimizer.variables, nets[1].optimizer.variables, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+# keras#18442, keras-applications#55: a weights file that is another's
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Files of other networks and libraries, each with words that its refusal has."""
+    folder = tmp_path_factory.mktemp("files")
+    small().save_weights(folder / "three classes.weights.h5")
+    keras.utils.set_random_seed(0)
+    models.DenseNet((1, 2), 6, input_shape=(16, 16, 3), classes=10).save_weights(
+        folder / "wider.weights.h5"
+    )
+    flat = textbook.DenseNet(cifar(10, 4), (16, 16, 3), 10)
+    flat.save_weights(folder / "flat.weights.h5")
+    with zipfile.ZipFile(folder / "torch.pth", "w") as file:
+        file.writestr("archive/data.pkl", b"")
+    (folder / "old.pth").write_bytes(pickle.dumps({"features.conv0.weight": [0.0]}, 2))
+    header = b'{"features.conv0.weight":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    (folder / "timm.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"0000")
+    return folder
+
+
+FOREIGN = {
+    "three classes.weights.h5": "has 3 classes, this network's 10",
+    "wider.weights.h5": "does not fit",
+    "flat.weights.h5": "keras.applications', or of another network of stock Keras layers",
+    "torch.pth": "Torch network's",
+    "old.pth": "Torch network's",
+    "timm.safetensors": "Torch network's",
+    "absent.weights.h5": "existing weights file",
+}
+
+
+@pytest.mark.parametrize("file", FOREIGN)
+def test_a_file_that_does_not_fit_changes_nothing(file, files, monkeypatch):
+    model = small(5, classes=10)
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=re.escape(FOREIGN[file])) as error:
+        model.load_weights(files / file)
+    assert str(files / file) in str(error.value)
+    assert_equal(before, model.get_weights())
+    if file != "wider.weights.h5":  # it is opened only when the network is there
+
+        def built(*args, **kwargs):
+            raise AssertionError("a weight was made before the file was refused")
+
+        monkeypatch.setattr(keras.layers.Layer, "add_weight", built)
+    with pytest.raises(ValueError, match=re.escape(FOREIGN[file])):
+        small(5, classes=10, weights=files / file)
+
+
+def test_published_files_of_keras_applications_are_recognized(tmp_path):
+    """They are in Keras 2's format: names of layers in an attribute."""
+    import h5py
+
+    path = tmp_path / "densenet121_weights_tf_dim_ordering_tf_kernels.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [b"input_1", b"conv1/conv", b"conv2_block1_0_bn"]
+    with pytest.raises(ValueError, match=re.escape("keras.applications'")):
+        small().load_weights(path)
+
+
+def test_skip_mismatch_keeps_all_but_the_classifier(files):
+    model, donor = small(5, classes=10), small()
+    donor.load_weights(files / "three classes.weights.h5")
+    head = model.layers[-1].get_weights()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        model.load_weights(files / "three classes.weights.h5", skip_mismatch=True)
+    assert any("could not be loaded" in str(warning.message) for warning in said)
+    assert_equal(model.get_weights()[:-2], donor.get_weights()[:-2])
+    assert_equal(model.layers[-1].get_weights(), head)
+
+
+# keras#21207: RematScope. (Stock batch normalization moves its averages twice and more there.)
+
+
+@pytest.mark.parametrize(
+    "scope",
+    [
+        {"mode": "full"},
+        {"mode": "larger_than", "output_size_threshold": 16},
+        {"mode": "list_of_layers", "layer_names": ["densenet_block1"]},
+        {"mode": "list_of_layers", "layer_names": ["densenet_final_norm"]},
+    ],
+    ids=lambda scope: "-".join(map(str, scope.values())),
+)
+def test_under_a_remat_scope_a_network_is_refused(scope):
+    with (
+        keras.RematScope(**scope),
+        pytest.raises(ValueError, match="RematScope.*memory_efficient=True"),
+    ):
+        small()
+
+
+@pytest.mark.parametrize(
+    "scope", [{"mode": "activations"}, {"mode": "list_of_layers", "layer_names": ["another"]}]
+)
+def test_a_remat_scope_that_spares_our_layers_changes_nothing(scope):
+    steps = []
+    for within in (scope, {"mode": None}):
+        with keras.RematScope(**within):
+            model = small()
+        model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
+        model.train_on_batch(images(4, (16, 16, 3)), np.arange(4) % 3)
+        steps.append(model.get_weights())
+    assert relative_error(*steps) < 1e-6
+
+
+# keras#8612 and every fine-tuning tutorial: recipes that loop over model.layers
+
+
+def moves(model):
+    """Return which arrays training may move, by their place: gradients and a pass forward."""
+    trainable = {id(variable) for variable in model.trainable_variables}
+    before = model.get_weights()
+    model(images(2, (32, 32, 3)), training=True)
+    moved = [not np.array_equal(*pair) for pair in zip(before, model.get_weights(), strict=True)]
+    model.set_weights(before)
+    return [id(w) in trainable or m for w, m in zip(model.weights, moved, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def twins():
+    """DenseNet-121 of ours and of keras.applications, of equal weights."""
+    keras.utils.set_random_seed(0)
+    ours = models.DenseNet121(input_shape=(32, 32, 3), classes=2)
+    theirs = keras.applications.DenseNet121(weights=None, input_shape=(32, 32, 3), classes=2)
+    theirs.set_weights(ours.get_weights())
+    return ours, theirs
+
+
+def test_all_normalizations_and_all_convolutions_are_found(twins):
+    ours, theirs = twins
+    assert (len(ours.layers), len(theirs.layers)) == (17, 429)  # as finetuning.py says
+    for find, kind, variable in (
+        (finetuning.normalizations, keras.layers.BatchNormalization, "gamma"),
+        (finetuning.convolutions, keras.layers.Conv2D, "kernel"),
+    ):
+        recipe = [layer for layer in theirs.layers if isinstance(layer, kind)]
+        found = find(ours)
+        assert len(found) == len(recipe) == {"gamma": 121, "kernel": 120}[variable]
+        shapes = [getattr(layer, variable).shape for layer in found]
+        assert shapes == [getattr(layer, variable).shape for layer in recipe]
+        assert [id(layer) for layer in find(theirs)] == [id(layer) for layer in recipe]
+        nested = keras.Sequential([keras.Input((32, 32, 3)), ours])
+        assert [id(layer) for layer in find(nested)] == [id(layer) for layer in found]
+
+
+def test_recipes_freeze_what_they_freeze_in_keras_applications(twins):
+    """First all normalizations, then all up to the third transition, which they call pool4."""
+    ours, theirs = twins
+    for norm in finetuning.normalizations(ours):
+        norm.trainable = False
+    for layer in theirs.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False
+    moved = moves(ours)
+    assert moved == moves(theirs)
+    assert sum(moved) == 120 + 2  # convolutions and the classifier
+    for model in twins:
+        model.trainable = True
+    finetuning.freeze_up_to(ours, "transition3")
+    assert theirs.layers[312].name == "pool4_pool"
+    for layer in theirs.layers[:313]:
+        layer.trainable = False
+    moved = moves(ours)
+    assert moved == moves(theirs)
+    assert 0 < sum(moved) < len(moved)
+    for model in twins:
+        model.trainable = True
+
+
+def test_freezing_up_to_an_unknown_layer_freezes_nothing():
+    model = small()
+    with pytest.raises(ValueError, match="last='conv9'.*'densenet_block2'"):
+        finetuning.freeze_up_to(model, "conv9")
+    assert all(layer.trainable for layer in model.layers)
+
+
+@pytest.mark.parametrize("memory_efficient", [False, True])
+def test_a_kernel_regularizer_reaches_all_kernels_and_stays(memory_efficient, tmp_path):
+    options = {"kernel_regularizer": keras.regularizers.L2(5e-5)}
+    model = small(memory_efficient=memory_efficient, **options)
+    kernels = [w.value for w in model.weights if w.name == "kernel"]
+    assert len(kernels) == 1 + 3 * 2 + 1 + 1  # stem, dense layers, transition, classifier
+    model.save(tmp_path / "model.keras")
+    for each in (
+        model,
+        keras.models.clone_model(model),
+        keras.saving.load_model(tmp_path / "model.keras"),
+        pickle.loads(pickle.dumps(model)),
+    ):
+        assert len(each.losses) == len(kernels)
+    expected = 5e-5 * sum(np.sum(np.square(kernel.numpy())) for kernel in kernels)
+    assert float(sum(model.losses)) == pytest.approx(expected, rel=1e-5)
+    with tf.GradientTape() as tape:
+        model(images(2, (16, 16, 3)), training=True)
+        penalty = sum(model.losses)
+    gradients = tape.gradient(penalty, kernels)
+    for gradient, kernel in zip(gradients, kernels, strict=True):
+        assert relative_error(gradient.numpy(), 1e-4 * kernel.numpy()) < 1e-5
+
+
+def test_guided_backpropagation_is_an_activation(twins):
+    """In place of swapping ``layer.activation``: build with it, and carry the weights over."""
+    ours, theirs = twins
+    del ours
+
+    @tf.custom_gradient
+    def guided_relu(x):
+        return tf.nn.relu(x), lambda dy: dy * tf.cast(dy > 0, dy.dtype) * tf.cast(x > 0, dy.dtype)
+
+    guided = models.DenseNet121(input_shape=(32, 32, 3), classes=2, activation=guided_relu)
+    guided.set_weights(theirs.get_weights())
+    relus = [layer for layer in theirs.layers if getattr(layer, "activation", None) is not None]
+    relus = [layer for layer in relus if layer.activation is keras.activations.relu]
+    assert len(relus) == 121
+    saliency = []
+    for layer in relus:
+        layer.activation = guided_relu
+    for model in (guided, theirs):
+        x = tf.constant(images(1, (32, 32, 3)))
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            score = model(x)[:, 0]
+        saliency.append(np.array(tape.gradient(score, x)))
+    for layer in relus:
+        layer.activation = keras.activations.relu
+    assert relative_error(*saliency) < 1e-3
+
+
+# keras#10417: activations with weights
+
+
+def test_each_composite_function_has_slopes_of_its_own(tmp_path):
+    activation = keras.layers.PReLU(keras.initializers.Constant(0.2), shared_axes=[1, 2])
+    model = small(activation=activation)
+    slopes = [weight for weight in model.weights if weight.name == "alpha"]
+    assert len(slopes) == len({id(slope) for slope in slopes}) == 1 + 3 * 2 + 1 + 1
+    flat = textbook.DenseNet(Configuration((1, 2), 4, 8), (16, 16, 3), 3, activation=activation)
+    flat.set_weights(model.get_weights())
+    x = images(4, (16, 16, 3))
+    for training in (False, True):
+        assert relative_error(*(np.array(m(x, training=training)) for m in (model, flat))) < 1e-5
+    model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy", jit_compile=False)
+    model.train_on_batch(x, np.arange(4) % 3)
+    assert all(np.ptp(slope.numpy()) > 0 for slope in slopes)
+    model.save(tmp_path / "model.keras")
+    for copy in (
+        keras.saving.load_model(tmp_path / "model.keras"),
+        pickle.loads(pickle.dumps(model)),
+    ):
+        assert_equal(model.get_weights(), copy.get_weights())
+        np.testing.assert_array_equal(model(x), copy(x))
+
+
+# tensorflow#62075: more than 2^31 values in a batch
+
+
+@pytest.mark.parametrize("memory_efficient", [False, True])
+def test_values_are_counted_in_64_bits(memory_efficient):
+    """128 images of 1024x1024 make 2^31 values in the stem; seen on the graph, in training."""
+    model = small(input_shape=(None, None, 3), memory_efficient=memory_efficient)
+
+    @tf.function(input_signature=[tf.TensorSpec((None, None, None, 3))])
+    def step(x):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(model(x, training=True))
+        return tape.gradient(loss, model.trainable_variables)
+
+    graph = step.get_concrete_function().graph
+    counts = [operation for operation in graph.get_operations() if operation.type == "Size"]
+    assert counts
+    large = [op for op in counts if op.inputs[0].shape.rank == 4]
+    assert {op.get_attr("out_type") for op in large} == {tf.int64}
+
+
+# tensorflow#51127: forward-mode differentiation
+
+
+def test_forward_mode_is_refused_by_name():
+    model, x = small(), tf.constant(images(2, (16, 16, 3)))
+    kernel = model.trainable_variables[0].value
+    with (
+        pytest.raises((tf.errors.InvalidArgumentError, LookupError), match="ForwardAccumulator"),
+        tf.autodiff.ForwardAccumulator(kernel, tf.ones_like(kernel)),
+    ):
+        model(x, training=True)
+
+
+# keras#19762: another backend
+
+
+@pytest.mark.parametrize("backend", ["torch", "numpy", "openvino"])
+def test_other_backends_are_refused_at_construction(backend, monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
+    for build in (
+        models.DenseNet121,
+        lambda: layers.DenseBlock(1, 4),
+        normalization.BatchNormalization,
+    ):
+        with pytest.raises(ValueError, match=f"KERAS_BACKEND='{backend}'.*TensorFlow and JAX"):
+            build()
+
+
+# keras#18258: loading in a process that imports in another order
+
+
+def test_models_load_in_isorts_order_and_pickles_load_anywhere(tmp_path):
+    """Saved, as JSON and pickled; a pickle even where the package was not imported."""
+    model = small()
+    model.save(tmp_path / "model.keras")
+    (tmp_path / "model.json").write_text(model.to_json())
+    (tmp_path / "model.pickle").write_bytes(pickle.dumps(model))
+    load = """
+import densenet_nb
+import keras
+model = keras.saving.load_model("model.keras")
+assert keras.models.model_from_json(open("model.json").read()).count_params()
+"""
+    unpickle = "import pickle; model = pickle.load(open('model.pickle', 'rb'))"
+    for program in (load, unpickle):
+        check = f"assert model.count_params() == {model.count_params()}"
+        done = subprocess.run(
+            [sys.executable, "-c", f"{program}\n{check}"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
