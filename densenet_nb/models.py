@@ -350,6 +350,19 @@ def _imagenet_network(key: str) -> Callable[..., keras.Model]:
     keywords, weights and outputs, but `weights` is None by default and nothing is fetched. Beyond
     its keywords: `growth_rate`, `compression` and those of :func:`from_configuration`, which
     explains them all.
+
+    A dense block is one layer here, so recipes that loop over ``model.layers`` read otherwise:
+
+    ==================================== ==========================================================
+    the recipe you know                  how it reads here
+    ==================================== ==========================================================
+    each ``BatchNormalization``          ``finetuning.normalizations(model)``
+    each ``Conv2D``                      ``finetuning.convolutions(model)``
+    freeze ``model.layers[:313]``        ``finetuning.freeze_up_to(model, "transition3")``
+    set each layer's regularizer         ``{key}(kernel_regularizer=keras.regularizers.L2(5e-5))``
+    swap each layer's ``activation``     ``{key}(activation=guided_relu)``, then ``set_weights``
+    whatever needs a flat list           ``textbook.DenseNet(configuration)``, then ``set_weights``
+    ==================================== ==========================================================
     """
     return takes_options(name=key.lower())(network)
 
