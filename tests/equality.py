@@ -1,6 +1,7 @@
 """What two models must share to be the same function: outputs, gradients, moving statistics."""
 
 import contextlib
+import inspect
 from typing import NamedTuple
 
 import keras
@@ -50,6 +51,10 @@ def flat(arrays):
     if isinstance(arrays, np.ndarray):
         arrays = [arrays]
     return np.concatenate([np.ravel(array).astype("float64") for array in arrays])
+
+
+RELATIVE_ERROR = "\n".join(["import numpy as np", *map(inspect.getsource, (relative_error, flat))])
+"""The same for a program in a process of its own, where TensorFlow may be missing."""
 
 
 def randomize(model, seed=3):

@@ -29,21 +29,21 @@ def images(count, shape=SHAPE, seed=0):
 @pytest.mark.parametrize("axis", ["height", "width"])
 def test_any_size_of_at_least_the_stride(side, heights, axis):
     shape = (side, 64, 3) if axis == "height" else (64, side, 3)
-    model = models.DenseNet121(include_top=False, input_shape=shape, name="net")
+    model = models.DenseNet((1, 1, 1, 1), 4, include_top=False, input_shape=shape, name="net")
     names = ("stem_conv", "block1", "block2", "block3", "block4")
     found = [model.get_layer(f"net_{name}").output.shape for name in names]
     assert tuple(s[1 if axis == "height" else 2] for s in found) == heights
 
 
-@pytest.mark.parametrize("sides", [(32, 32), (33, 47), (63, 32)])
-def test_unknown_sizes_take_any_size(sides):
+def test_unknown_sizes_take_any_size():
     """One network with None sizes; its outputs are keras.applications' for each size."""
     options = {"include_top": False, "pooling": "avg", "input_shape": (None, None, 3)}
     ours = models.DenseNet121(**options)
     theirs = keras.applications.DenseNet121(weights=None, **options)
     theirs.set_weights(ours.get_weights())
-    x = images(1, (*sides, 3))
-    assert relative_error(ours.predict_on_batch(x), theirs.predict_on_batch(x)) < 1e-5
+    for sides in ((32, 32), (33, 47), (63, 32)):
+        x = images(1, (*sides, 3))
+        assert relative_error(np.array(ours(x)), np.array(theirs(x))) < 1e-5, sides
 
 
 # keras#7568: one or four channels; channels first
@@ -93,11 +93,7 @@ def test_two_networks_on_one_input():
 
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_frozen_trunk_keeps_every_bit(jit_compile):
-    if jit_compile:  # compiling 121 layers takes minutes
-        base = models.DenseNet((2, 2), 8, include_top=False, pooling="avg", input_shape=SHAPE)
-    else:
-        base = models.DenseNet121(include_top=False, pooling="avg", input_shape=SHAPE)
-        assert len(base.get_weights()) == 606 - 2  # all but the classifier's
+    base = models.DenseNet((2, 2), 8, include_top=False, pooling="avg", input_shape=SHAPE)
     base.trainable = False
     model = keras.Sequential([base, keras.layers.Dense(2, activation="softmax")])
     model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=jit_compile)
@@ -110,7 +106,7 @@ def test_frozen_trunk_keeps_every_bit(jit_compile):
 
 
 def test_frozen_block_keeps_every_bit_and_the_rest_moves():
-    model = models.DenseNet121(input_shape=SHAPE, classes=2, name="net")
+    model = models.DenseNet((2, 2, 2), 8, input_shape=SHAPE, classes=2, name="net")
     block = model.get_layer("net_block2")
     block.trainable = False
     model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy", jit_compile=False)
@@ -118,7 +114,6 @@ def test_frozen_block_keeps_every_bit_and_the_rest_moves():
     for _ in range(3):
         model.train_on_batch(images(4), np.arange(4) % 2)
     frozen = {id(v) for v in block.variables}
-    assert len(before) == 606
     for variable, old in zip(model.weights, before, strict=True):
         assert np.array_equal(old, variable.numpy()) == (id(variable) in frozen), variable.path
 
@@ -137,9 +132,8 @@ def test_an_images_answer_is_its_own(tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     for network in (model, loaded):
-        alone = network.predict(a[None], verbose=0)
-        np.testing.assert_allclose(alone[0], together[0], rtol=1e-6, atol=1e-6)
-        np.testing.assert_allclose(network(a[None])[0], together[0], rtol=1e-5, atol=1e-6)
+        for alone in (network.predict(a[None], verbose=0), np.array(network(a[None]))):
+            assert relative_error(alone[0], together[0]) < 1e-5
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
 
@@ -148,10 +142,13 @@ def test_an_images_answer_is_its_own(tmp_path):
 
 
 REPLICAS = """
+import keras
 import numpy as np
 import tensorflow as tf
 
 from densenet_nb import models
+
+keras.utils.set_random_seed(0)
 
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
@@ -194,14 +191,11 @@ def test_last_batch_smaller_than_the_replicas():
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_features_by_name_equal_keras_applications(name, tmp_path):
-    options = {"include_top": False, "input_shape": SHAPE}
-    ours = getattr(models, name)(**options)
-    theirs = getattr(keras.applications, name)(weights=None, **options)
+def test_features_by_name_equal_keras_applications(name, peers, tmp_path):
+    ours, theirs = peers(name, include_top=True)
     randomize(ours)
     theirs.set_weights(ours.get_weights())
     table = models.keras_applications_names(CONFIGURATIONS[name])
-    table = {k: v for k, v in table.items() if k not in ("pool", "classifier")}
     for names in (("block1", "conv2_block6_concat"), ("transition3", "pool4_pool")):
         assert names in table.items()
     last = CONFIGURATIONS[name].blocks[-1]
@@ -221,9 +215,8 @@ def test_features_by_name_equal_keras_applications(name, tmp_path):
             assert relative_error(np.array(actual), np.array(theirs_)) < 1e-5, key
 
 
-def test_every_documented_name_is_a_layer():
-    model = models.DenseNet121(input_shape=SHAPE, name="net")
-    names = models.keras_applications_names(CONFIGURATIONS["DenseNet121"])
-    theirs = keras.applications.DenseNet121(weights=None, input_shape=SHAPE)
-    for ours, peer in names.items():
-        assert model.get_layer(f"net_{ours}").output.shape == theirs.get_layer(peer).output.shape
+def test_every_documented_name_is_a_layer(peers):
+    ours, theirs = peers("DenseNet121", include_top=True)
+    for name, peer in models.keras_applications_names(CONFIGURATIONS["DenseNet121"]).items():
+        expected = theirs.get_layer(peer).output.shape
+        assert ours.get_layer(f"densenet121_{name}").output.shape == expected
