@@ -12,14 +12,14 @@ NB ?= $(wildcard notebooks/[0-9]*.ipynb)
 export JUPYTER_PREFER_ENV_PATH := 1
 
 .DEFAULT_GOAL := lab
-.PHONY: lab test notebooks look strict-matrix bench bench-short lint lock clean
+.PHONY: lab test notebooks look strict-matrix mutants bench bench-short lint lock clean
 
 lab: $(VENV)/.requirements.lock
 	$(PY) tools/lab.py notebooks/00_start_here.ipynb
 
 test: $(VENV)/.requirements-test.lock
 	$(PY) -m pytest --nbval notebooks/
-	$(PY) -m pytest tests/
+	$(PY) -m pytest -n 2 --dist worksteal tests/
 
 # Runs notebooks from cold kernels and saves their outputs; NB=notebooks/03_bottleneck.ipynb for one.
 notebooks: $(VENV)/.requirements-test.lock
@@ -34,6 +34,10 @@ strict-matrix: $(VENV)/.requirements-test.lock
 	TF_ENABLE_ONEDNN_OPTS=0 $(PY) -m pytest --nbval notebooks/
 	ONEDNN_MAX_CPU_ISA=AVX2 $(PY) -m pytest --nbval notebooks/
 	taskset -c 0 $(PY) -m pytest --nbval notebooks/
+
+# Breaks the package in fifty ways, one at a time: the tests must notice each (tens of minutes).
+mutants: $(VENV)/.requirements-test.lock
+	$(PY) tools/mutants.py
 
 # Speed and memory beside every peer that is installed there, then how they grow: about 45 minutes.
 # Stop at any time; the same command goes on.

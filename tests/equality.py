@@ -1,6 +1,7 @@
 """What two models must share to be the same function: outputs, gradients, moving statistics."""
 
 import contextlib
+import inspect
 from typing import NamedTuple
 
 import keras
@@ -50,6 +51,39 @@ def flat(arrays):
     if isinstance(arrays, np.ndarray):
         arrays = [arrays]
     return np.concatenate([np.ravel(array).astype("float64") for array in arrays])
+
+
+RELATIVE_ERROR = "\n".join(["import numpy as np", *map(inspect.getsource, (relative_error, flat))])
+"""The same for a program in a process of its own, where TensorFlow may be missing."""
+
+
+def computed_early(function, *sources):
+    """Name what the backward pass makes of maps without waiting for the gradient it is given.
+
+    In a graph that could run in the forward pass already, and be kept until then. Maps are told by
+    their batch, that of the first source: no other first axis of four may be as long.
+    """
+
+    def of_maps(tensors):
+        return any(t.shape.rank == 4 and t.shape[0] == sources[0].shape[0] for t in tensors)
+
+    def back(upstream, *sources):
+        with tf.GradientTape() as tape:
+            tape.watch(sources)
+            outputs = function(*sources)
+        forward.extend(operation.name for operation in outputs.graph.get_operations())
+        return tape.gradient(outputs, sources, upstream)
+
+    forward = []
+    traced = tf.function(back).get_concrete_function(function(*sources), *sources)
+    waiting, early = {traced.inputs[0].op.name}, []
+    for operation in traced.graph.get_operations():  # each after those that it reads
+        before = [*(tensor.op for tensor in operation.inputs), *operation.control_inputs]
+        if any(other.name in waiting for other in before):
+            waiting.add(operation.name)
+        elif operation.name not in forward and of_maps(operation.inputs):
+            early += [operation.name] if of_maps(operation.outputs) else []
+    return early
 
 
 def randomize(model, seed=3):

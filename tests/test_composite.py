@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from equality import relative_error
+from equality import computed_early, relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -142,7 +142,7 @@ def test_layer_equals_its_other_path(trainable):
         results.append([np.array(v) for v in (outputs, *gradients, *layer.get_weights())])
     assert len(results[0]) == 1 + (4 if trainable else 2) + 5
     for ours, right in zip(*results, strict=True):
-        np.testing.assert_allclose(ours, right, rtol=1e-4, atol=1e-4)
+        assert relative_error(ours, right) < 1e-5
 
 
 @pytest.mark.parametrize("given", [True, False])
@@ -156,6 +156,16 @@ def test_keeps_only_its_input(given):
     (kept,) = probes.kept_tensors(model, batch_size=2)
     assert kept.op.type == "Placeholder"
     assert kept.shape == (2, 6, 5, 7)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_nothing_is_computed_again_before_the_backward_pass(given):
+    sources = arguments((7, 5, 4))[: 6 if given else 4]
+
+    def outputs(*sources):
+        return by_kernels(*sources, activation=tf.nn.silu)[0]
+
+    assert computed_early(outputs, *sources) == []
 
 
 def test_empty_batch_is_named():

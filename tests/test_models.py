@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from densenet_nb import models, textbook
-from densenet_nb.configurations import CONFIGURATIONS, Configuration, cifar
+from densenet_nb.configurations import CONFIGURATIONS, Configuration, cifar, imagenet
 
 SHAPE = (64, 64, 3)  # the last map is 2x2: with four images, 16 values per channel
 IMAGES = np.random.default_rng(0).uniform(size=(4, *SHAPE)).astype("float32")
@@ -29,7 +29,11 @@ def classes(configuration):
 @pytest.mark.parametrize("name", COUNTS)
 def test_exact_counts(name):
     configuration = CONFIGURATIONS[name]
-    options = {"classes": classes(configuration), "input_shape": (None, None, 3)}
+    options = {
+        "classes": classes(configuration),
+        "input_shape": (None, None, 3),
+        "kernel_initializer": "zeros",  # half the time to build
+    }
     assert counts(models.from_configuration(configuration, **options)) == COUNTS[name]
 
 
@@ -72,23 +76,23 @@ def test_outputs_and_statistics_of_121(networks, peer):
     assert max(moved) < 1e-5
 
 
-@pytest.mark.parametrize("peer", ["textbook", "keras.applications"])
-@pytest.mark.parametrize("training", [True, False])
-def test_gradients_of_121_with_softplus(peer, training):
-    """Without ReLU's kinks float32 itself is exact enough to ask for 1e-5."""
+@pytest.fixture(scope="module")
+def smooth():
+    """The three again with softplus: without ReLU's kinks float32 is exact enough for 1e-5."""
     keras.utils.set_random_seed(0)
-    ours = with_logits(models.DenseNet121(input_shape=SHAPE, activation="softplus"))
-    randomize(ours)
-    if peer == "textbook":
-        configuration = CONFIGURATIONS["DenseNet121"]
-        theirs = textbook.DenseNet(configuration, SHAPE, activation="softplus")
-    else:
-        theirs = with_softplus(keras.applications.DenseNet121(weights=None, input_shape=SHAPE))
-    carried(ours, with_logits(theirs))
-    actual, expected = (
-        step(ours, IMAGES, training=training),
-        step(theirs, IMAGES, training=training),
-    )
+    ours = models.DenseNet121(input_shape=SHAPE, activation="softplus")
+    configuration = CONFIGURATIONS["DenseNet121"]
+    theirs = {
+        "textbook": textbook.DenseNet(configuration, SHAPE, activation="softplus"),
+        "keras.applications": with_softplus(
+            keras.applications.DenseNet121(weights=None, input_shape=SHAPE)
+        ),
+    }
+    return with_logits(ours), {name: with_logits(model) for name, model in theirs.items()}
+
+
+def check_step(ours, theirs, training=True):
+    actual, expected = (step(model, IMAGES, training=training) for model in (ours, theirs))
     assert relative_error(actual.outputs, expected.outputs) < 1e-5
     assert relative_error(actual.weights, expected.weights) < 1e-5
     assert relative_error(actual.gradients, expected.gradients) < 1e-5
@@ -96,41 +100,41 @@ def test_gradients_of_121_with_softplus(peer, training):
         assert relative_error(ours_, theirs_) < 5e-4
 
 
-def test_gradients_of_121_with_relu(networks):
-    """Rounding moves values over ReLU's kink, in stock float32 too: about 0.5% of the gradient.
+@pytest.mark.parametrize("peer", ["textbook", "keras.applications"])
+@pytest.mark.parametrize("training", [True, False])
+def test_gradients_of_121_with_softplus(smooth, peer, training):
+    ours, theirs = smooth[0], smooth[1][peer]
+    randomize(ours)
+    check_step(ours, carried(ours, theirs), training)
 
-    So the oracle is float64, and ours may be at most twice as far from it as stock float32: as a
-    root mean square over eight draws, since whether a value sits on a kink is luck (one draw of
-    stock float32 alone was 0.0005% off, another 1.9%).
+
+def test_gradients_with_relu():
+    """Rounding may move a value over ReLU's kink, in stock float32 too: 1% of the gradient then.
+
+    That is rare in a small network, so it spoils few of nine draws, and their median is exact.
     """
-    ours, stock = networks[0], networks[1]["textbook"]
+    configuration = imagenet((2, 2, 2, 2), 8)
+    ours = with_logits(models.from_configuration(configuration, input_shape=SHAPE))
     with dtype_policy("float64"):
-        oracle = with_logits(textbook.DenseNet(CONFIGURATIONS["DenseNet121"], SHAPE))
+        oracle = with_logits(textbook.DenseNet(configuration, SHAPE))
     errors = []
-    for draw in range(8):
+    for draw in range(9):
         randomize(ours, seed=draw)
         exact = step(carried(ours, oracle), IMAGES.astype("float64")).gradients
-        pair = (carried(ours, stock), ours)
-        errors.append([relative_error(step(model, IMAGES).gradients, exact) for model in pair])
-    stock_error, our_error = np.sqrt(np.mean(np.square(errors), axis=0))
-    assert our_error < 2 * stock_error
-    assert stock_error < 0.05  # the oracle is the same function
+        errors.append(relative_error(step(ours, IMAGES).gradients, exact))
+    assert np.median(errors) < 1e-5
+    assert max(errors) < 0.05
 
 
-@pytest.mark.parametrize("name", PEERS)
 @pytest.mark.parametrize("include_top", [True, False])
-def test_weights_carry_over_both_ways(name, include_top):
-    options = {"weights": None, "input_shape": SHAPE, "include_top": include_top}
-    if include_top:
-        options["classifier_activation"] = None
-    keras.utils.set_random_seed(0)
-    ours = getattr(models, name)(**options)
-    theirs = getattr(keras.applications, name)(**options)
+@pytest.mark.parametrize("name", PEERS)
+def test_weights_carry_over_both_ways(name, include_top, peers):
+    ours, theirs = peers(name, include_top)
     for source, target in ((ours, theirs), (theirs, ours)):
         randomize(source, seed=len(source.layers))
         target.set_weights(source.get_weights())
-        expected = theirs.predict_on_batch(IMAGES[:1])
-        assert relative_error(ours.predict_on_batch(IMAGES[:1]), expected) < 1e-5
+        expected = np.array(theirs(IMAGES[:1]))
+        assert relative_error(np.array(ours(IMAGES[:1])), expected) < 1e-5
     assert [w.name for w in ours.weights] == [w.name for w in theirs.weights]
 
 
@@ -142,8 +146,12 @@ def test_signature_begins_with_keras_applications(name):
         assert (actual.name, actual.kind) == (expected.name, expected.kind)
         if actual.name != "weights":  # nothing is fetched unasked
             assert actual.default == expected.default
-    positional = (False, None, None, SHAPE, "avg", 10, None, "net")
-    assert getattr(models, name)(*positional).name == "net"
+
+
+def test_positional_arguments_are_those_of_keras_applications():
+    model = models.DenseNet121(False, None, None, SHAPE, "avg", 10, None, "net")
+    assert model.name == "net"
+    assert (model.input_shape, model.output_shape) == ((None, *SHAPE), (None, 1024))
 
 
 CONFIGURATION = st.builds(
@@ -205,8 +213,8 @@ def test_cifar_network():
     assert model.name == "densenet_cifar"
 
 
-def test_no_transition_after_the_last_block():
-    names = [layer.name for layer in models.DenseNet121(input_shape=SHAPE).layers]
+def test_no_transition_after_the_last_block(networks):
+    names = [layer.name for layer in networks[0].layers]
     assert [n for n in names if "block" in n or "transition" in n] == [
         "densenet121_block1",
         "densenet121_transition1",
@@ -218,9 +226,9 @@ def test_no_transition_after_the_last_block():
     ]
 
 
-def test_summary_fits_a_screen():
+def test_summary_fits_a_screen(networks):
     lines = []
-    models.DenseNet121().summary(print_fn=lines.append, line_length=90)
+    networks[0].summary(print_fn=lines.append, line_length=90)
     summary = "\n".join(lines)
     assert "densenet121_block4 (DenseBlock)" in summary
     assert len(summary.splitlines()) < 60
@@ -228,10 +236,11 @@ def test_summary_fits_a_screen():
 
 @pytest.mark.parametrize(
     ("pooling", "shape"),
-    [(None, (None, None, None, 1024)), ("avg", (None, 1024)), ("max", (None, 1024))],
+    [(None, (None, None, None, 10)), ("avg", (None, 10)), ("max", (None, 10))],
 )
 def test_pooling_without_top(pooling, shape):
-    assert models.DenseNet121(include_top=False, pooling=pooling).output_shape == shape
+    model = models.DenseNet((1, 1), 4, include_top=False, pooling=pooling)
+    assert model.output_shape == shape
 
 
 def test_pooling_values():
@@ -242,8 +251,8 @@ def test_pooling_values():
     for model in (avg, mx):
         model.set_weights(raw.get_weights())
     maps = np.array(raw(IMAGES))
-    np.testing.assert_allclose(avg(IMAGES), maps.mean((1, 2)), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(mx(IMAGES), maps.max((1, 2)), rtol=1e-6)
+    assert relative_error(np.array(avg(IMAGES)), maps.mean((1, 2))) < 1e-6
+    assert relative_error(np.array(mx(IMAGES)), maps.max((1, 2))) < 1e-6
 
 
 def test_weights_file_is_taken(tmp_path):
@@ -296,7 +305,7 @@ def test_stock_compile_fit_evaluate_predict(compilation, digits_like, tmp_path):
     predicted = model.predict(digits_like[0], verbose=0)
     assert evaluated["accuracy"] == pytest.approx((predicted.argmax(1) == digits_like[1]).mean())
     reloaded = keras.saving.load_model(tmp_path / "best.keras")
-    np.testing.assert_allclose(reloaded.predict(digits_like[0], verbose=0), predicted, atol=1e-5)
+    assert relative_error(reloaded.predict(digits_like[0], verbose=0), predicted) < 1e-5
 
 
 @pytest.mark.parametrize("policy", ["float16", "bfloat16"])
@@ -400,16 +409,14 @@ def test_what_is_frozen_stays_frozen_in_a_copy(frozen, copy, tmp_path):
     assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-def test_frozen_block_before_a_live_transition_equals_keras():
-    ours = models.DenseNet121(input_shape=SHAPE, activation="softplus")
+def test_frozen_block_before_a_live_transition_equals_keras(smooth):
+    ours, theirs = smooth[0], smooth[1]["keras.applications"]
     randomize(ours)
-    theirs = with_softplus(keras.applications.DenseNet121(weights=None, input_shape=SHAPE))
     carried(ours, theirs)
-    ours.get_layer("densenet121_block1").trainable = False
-    for layer in theirs.layers:
-        if layer.name.startswith("conv2_"):
-            layer.trainable = False
-    actual, expected = step(ours, IMAGES), step(theirs, IMAGES)
-    assert relative_error(actual.outputs, expected.outputs) < 1e-5
-    assert relative_error(actual.weights, expected.weights) < 1e-5
-    assert relative_error(actual.gradients, expected.gradients) < 1e-5
+    frozen = [ours.get_layer("densenet121_block1")]
+    frozen += [layer for layer in theirs.layers if layer.name.startswith("conv2_")]
+    for layer in frozen:
+        layer.trainable = False
+    check_step(ours, theirs)
+    for layer in frozen:
+        layer.trainable = True

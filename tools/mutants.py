@@ -1,0 +1,442 @@
+"""Break the package on purpose, one fault at a time, and see that the tests notice.
+
+usage: python tools/mutants.py [WORD ...]      (default: all; otherwise those described by a word)
+
+Each fault is planted in a copy of the repository, where the tests named beside it run until one
+fails. Ends with 1 if a fault is not caught. Takes about eight minutes on two cores, so it is run by
+hand, when tests are made shorter or code is rewritten: it says whether they still guard the same.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+LEFT_OUT = shutil.ignore_patterns(".*", "build", "pictures", "*.egg-info", "__pycache__")
+
+
+class Fault(NamedTuple):
+    """One fault: `old` stands exactly once in `file` of the package, and becomes `new`."""
+
+    what: str
+    file: str
+    old: str
+    new: str
+    tests: str
+    """Files of tests/, or tests in them, that must notice."""
+
+
+NORMALIZATION, COMPOSITE, LAYERS = "test_normalization.py", "test_composite.py", "test_layers.py"
+RECOMPUTATION, MODELS, COST = "test_recomputation.py", "test_models.py", "test_cost.py"
+INFERENCE, DATA, STARTUP = "test_inference.py", "test_data.py", "test_startup.py"
+
+FAULTS = [
+    # Batch normalization
+    Fault(
+        "Bessel's correction stays in the variance",
+        "normalization.py",
+        "1 - _share(x, variance.dtype)",
+        "1.0",
+        NORMALIZATION,
+    ),
+    Fault(
+        "the gradient of the batch's mean is lost",
+        "normalization.py",
+        "(dmean * share - mean * slope)",
+        "(-mean * slope)",
+        NORMALIZATION,
+    ),
+    Fault(
+        "the gradient of the batch's variance is halved",
+        "normalization.py",
+        "dvariance * (2 * share)",
+        "dvariance * share",
+        NORMALIZATION,
+    ),
+    Fault(
+        "the gradient of a given variance lacks a factor",
+        "normalization.py",
+        "-0.5 * scale * r * dgamma",
+        "-0.5 * scale * dgamma",
+        NORMALIZATION,
+    ),
+    Fault(
+        "the gradient has another epsilon",
+        "normalization.py",
+        "epsilon=epsilon,\n        is_training=is_training,",
+        "epsilon=1e-3,\n        is_training=is_training,",
+        f"{NORMALIZATION} {COMPOSITE}",
+    ),
+    Fault(
+        "moving averages keep what they should move by",
+        "normalization.py",
+        "* (1.0 - momentum)",
+        "* momentum",
+        NORMALIZATION,
+    ),
+    Fault(
+        "a frozen normalization reads the batch's statistics",
+        "normalization.py",
+        "if not (training and self.trainable):",
+        "if not training:",
+        NORMALIZATION,
+    ),
+    Fault(
+        "XLA gets the kernel that it computes wrongly",
+        "normalization.py",
+        "and not control_flow_util.GraphOrParentsInXlaContext(",
+        "and not (lambda graph: False)(",
+        NORMALIZATION,
+    ),
+    Fault(
+        "an empty batch passes",
+        "normalization.py",
+        "tf.size(x) > 0, data",
+        "tf.size(x) >= 0, data",
+        NORMALIZATION,
+    ),
+    Fault(
+        "shared statistics are joined in another order than the maps",
+        "normalization.py",
+        "ops.concatenate([self.mean, new.mean])",
+        "ops.concatenate([new.mean, self.mean])",
+        LAYERS,
+    ),
+    # The composite function by kernels
+    Fault(
+        "the gradient of a 1x1 kernel is transposed",
+        "composite.py",
+        "return tf.reshape(product, kernel.shape)",
+        "return tf.reshape(tf.transpose(product), kernel.shape)",
+        COMPOSITE,
+    ),
+    Fault(
+        "the gradient passes the activation unchanged",
+        "composite.py",
+        "self._tape.gradient(self.maps, self._before, upstream)",
+        "upstream",
+        COMPOSITE,
+    ),
+    Fault(
+        "given statistics get no gradient",
+        "composite.py",
+        "dkernel, *dstatistics",
+        "dkernel, *(0 * d for d in dstatistics)",
+        COMPOSITE,
+    ),
+    Fault(
+        "a second derivative is wrong without a word",
+        "composite.py",
+        "again = differentiable_once(x)",
+        "again = tf.identity(x)",
+        COMPOSITE,
+    ),
+    Fault(
+        "the normalized maps are made again before the backward pass",
+        "composite.py",
+        "tf.control_dependencies([upstream]):  # not",
+        "tf.control_dependencies([]):  # not",
+        COMPOSITE,
+    ),
+    # Layers
+    Fault(
+        "the newest maps are concatenated first",
+        "layers.py",
+        "ops.concatenate([x, new]",
+        "ops.concatenate([new, x]",
+        LAYERS,
+    ),
+    Fault("He's initialization goes by fan-in", "layers.py", '"fan_out"', '"fan_in"', LAYERS),
+    Fault(
+        "equal shapes start with equal weights",
+        "layers.py",
+        "initializer.clone() if",
+        "initializer if",
+        LAYERS,
+    ),
+    Fault(
+        "dropout is forgotten in training",
+        "layers.py",
+        "return self.dropout(self._by_kernels(x, statistics), training=True)",
+        "return self._by_kernels(x, statistics)",
+        LAYERS,
+    ),
+    Fault(
+        "a transition pools before its dropout",
+        "layers.py",
+        "self.function.dropout.rate > 0",
+        "self.function.dropout.rate > 1",
+        LAYERS,
+    ),
+    Fault(
+        "a frozen layer's averages move",
+        "layers.py",
+        "if norm.trainable:",
+        "if True:",
+        LAYERS,
+    ),
+    Fault(
+        "a copy forgets that it is frozen",
+        "layers.py",
+        ", trainable=self.trainable)",
+        ")",
+        f"{MODELS} -k frozen",
+    ),
+    Fault(
+        "the stem's pooling is padded on one side",
+        "layers.py",
+        "ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))",
+        "ops.pad(x, ((0, 0), (0, 2), (0, 2), (0, 0)))",
+        f"{MODELS} -k any_network",
+    ),
+    # Networks
+    Fault(
+        "the stem's image is padded unevenly",
+        "models.py",
+        "stock.ZeroPadding2D(3,",
+        "stock.ZeroPadding2D(((2, 4), (2, 4)),",
+        f"{MODELS} -k any_network",
+    ),
+    Fault(
+        "the ReLU after the last normalization is missing",
+        "models.py",
+        'stock.Activation(composite["activation"]',
+        'stock.Activation("linear"',
+        f"{MODELS} -k any_network",
+    ),
+    Fault(
+        "epsilon is Keras's, not the paper's",
+        "models.py",
+        "epsilon: float = 1.001e-5",
+        "epsilon: float = 1e-3",
+        f"{MODELS} -k any_network",
+    ),
+    Fault(
+        "a file of weights is not read",
+        "models.py",
+        "model.load_weights(weights)",
+        "pass",
+        f"{MODELS} -k weights_file",
+    ),
+    Fault(
+        "compression rounds up",
+        "configurations.py",
+        "filters = floor(",
+        "filters = -floor(-",
+        "test_configurations.py",
+    ),
+    # Memory-efficient training
+    Fault(
+        "state moves twice",
+        "recomputation.py",
+        "variable.assign(value)",
+        "variable.assign(2 * value - variable.value)",
+        RECOMPUTATION,
+    ),
+    Fault(
+        "the second run has another dropout mask",
+        "recomputation.py",
+        "values = [*weights, *self.state]",
+        "values = [*weights, *(v.value for v in layer.non_trainable_variables)]",
+        f"{RECOMPUTATION} -k dropout",
+    ),
+    Fault(
+        "a layer's gradient reads the means of the first maps",
+        "recomputation.py",
+        "vectors[0][width : width + new.shape[-1]]",
+        "vectors[0][: new.shape[-1]]",
+        RECOMPUTATION,
+    ),
+    Fault(
+        "the gradients of shared statistics are not added up",
+        "recomputation.py",
+        "[d[:width] + m for d, m",
+        "[m for d, m",
+        RECOMPUTATION,
+    ),
+    Fault(
+        "TensorFlow computes again before the backward pass",
+        "recomputation.py",
+        "with tf.control_dependencies([upstream]):",
+        "with tf.control_dependencies([]):",
+        RECOMPUTATION,
+    ),
+    Fault(
+        "JAX merges the second run with the first",
+        "recomputation.py",
+        "return ops.where(never, ops.zeros((), x.dtype), x)",
+        "return x",
+        f"{RECOMPUTATION} -k jax",
+    ),
+    Fault(
+        "weights that are not made yet get no gradient",
+        "recomputation.py",
+        "if not part.built:",
+        "if False:",
+        f"{RECOMPUTATION} -k activation",
+    ),
+    # Counting
+    Fault(
+        "a block is counted without its last layer",
+        "cost.py",
+        "range(k0, m, k)",
+        "range(k0, m - k, k)",
+        COST,
+    ),
+    Fault(
+        "the last maps of a memory-efficient network are counted twice",
+        "cost.py",
+        "kept_memory_efficient=height * width * m)",
+        "kept_memory_efficient=2 * height * width * m)",
+        f"{COST} -k kept",
+    ),
+    Fault(
+        "the classifier's bias is not counted",
+        "cost.py",
+        "weights = m * classes + classes",
+        "weights = m * classes",
+        COST,
+    ),
+    Fault(
+        "the gradient of a sum is measured for that of a mean",
+        "probes.py",
+        "keras.ops.mean(losses)",
+        "keras.ops.sum(losses)",
+        "test_probes.py",
+    ),
+    # Exercises and data
+    Fault(
+        "checks of exercises accept wrong answers",
+        "exercises.py",
+        "if found != right:",
+        "if found is None:",
+        "test_exercises.py",
+    ),
+    Fault(
+        "digits of the test split are in the training split",
+        "data.py",
+        "np.setdiff1d(by_label, test)",
+        "by_label",
+        f"{DATA} -k digits",
+    ),
+    Fault(
+        "every epoch has the same order",
+        "data.py",
+        "seed=seed)",
+        "seed=seed, reshuffle_each_iteration=False)",
+        f"{DATA} -k shuffled",
+    ),
+    Fault(
+        "files are fetched unasked",
+        "data.py",
+        "if not download:",
+        "if False:",
+        f"{DATA} -k fetched",
+    ),
+    # Starting
+    Fault(
+        "a real error at the start is hidden",
+        "_startup.py",
+        "if not NOISE.fullmatch(line) and",
+        "if False and",
+        STARTUP,
+    ),
+    Fault(
+        "load_model registers no layers",
+        "__init__.py",
+        'import_module("densenet_nb.models")\n    import keras',
+        "import keras",
+        "test_backends.py -k saved",
+    ),
+    Fault(
+        "Keras imported first knows no layers",
+        "__init__.py",
+        'if "keras" in sys.modules:',
+        "if False:",
+        "test_backends.py -k saved",
+    ),
+    # Frozen predictors
+    Fault(
+        "folding leaves epsilon out of the variance",
+        "inference.py",
+        "_array(norm.moving_variance) + norm.epsilon",
+        "_array(norm.moving_variance)",
+        INFERENCE,
+    ),
+    Fault(
+        "folding forgets that a negative scale turns the clipping round",
+        "inference.py",
+        "np.where(scale > 0, np.inf, threshold)",
+        "np.full_like(threshold, np.inf)",
+        f"{INFERENCE} -k gamma",
+    ),
+    Fault(
+        "the halves of a batch change places",
+        "inference.py",
+        "for half in halves]",
+        "for half in halves[::-1]]",
+        INFERENCE,
+    ),
+]
+
+
+def main() -> int:
+    """Plant the faults that the command line names."""
+    words = sys.argv[1:]
+    chosen = [f for f in FAULTS if not words or any(word in f.what for word in words)]
+    if stale := [f"{f.file}: not once: {f.old!r}" for f in chosen if text(f).count(f.old) != 1]:
+        print("The code has changed; state these faults anew:", *stale, sep="\n  ")
+        return 1
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        noticed = list(pool.map(report, chosen))
+    if failed := run(ROOT, [*filter(None, noticed)]):
+        print(f"{failed} fails without a fault, too, so it says nothing of any")
+        return 1
+    print(f"{len([*filter(None, noticed)])} of {len(chosen)} faults are caught")
+    return 0 if all(noticed) else 1
+
+
+def text(fault: Fault) -> str:
+    """Return the file that the fault is planted in."""
+    return (ROOT / "densenet_nb" / fault.file).read_text(encoding="utf-8")
+
+
+def report(fault: Fault) -> str | None:
+    """Plant a fault in a copy, run its tests; say and return which noticed."""
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy"
+        shutil.copytree(ROOT, copy, ignore=LEFT_OUT)
+        broken = text(fault).replace(fault.old, fault.new)
+        (copy / "densenet_nb" / fault.file).write_text(broken, encoding="utf-8")
+        words = fault.tests.split()
+        noticed = run(copy, [f"tests/{w}" if w.startswith("test_") else w for w in words])
+    seconds = time.monotonic() - start
+    print(f"{fault.what}: {noticed or 'NOT CAUGHT'} ({seconds:.0f} s)", flush=True)
+    return noticed
+
+
+def run(folder: Path, tests: list[str]) -> str | None:
+    """Run tests in `folder` until one fails; return which, if any."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "--tb=no", "-rfE", *tests],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    found = re.search(r"^(?:FAILED|ERROR) (tests/\S+::.+?)(?: - |$)", done.stdout, re.MULTILINE)
+    if done.returncode not in (0, 1) or bool(found) != bool(done.returncode):
+        raise RuntimeError(f"pytest could not run {tests}:\n{done.stdout}\n{done.stderr}")
+    return found and found[1]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
