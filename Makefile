@@ -8,9 +8,6 @@ PY := $(VENV)/bin/python
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check
 NB ?= $(wildcard notebooks/[0-9]*.ipynb)
 
-# Jupyter takes the kernel of this environment, not a user's own of the same name.
-export JUPYTER_PREFER_ENV_PATH := 1
-
 .DEFAULT_GOAL := lab
 .PHONY: lab test notebooks look strict-matrix mutants bench bench-short lint lock clean
 
@@ -64,7 +61,7 @@ lock: .venv-lock/.created
 	$(COMPILE) --output-file requirements-test.lock --extra test --constraints requirements.lock
 
 clean:
-	rm -rf $(VENV) .venv-lock build pictures .hypothesis .ruff_cache *.egg-info
+	rm -rf $(VENV) .venv-lock build pictures .hypothesis .pytest_cache .ruff_cache .settings *.egg-info
 
 # Each stamp is newer than what it was made from, so a second run has nothing to set up.
 $(VENV)/.%.lock: %.lock pyproject.toml $(VENV)/.created
@@ -79,5 +76,7 @@ $(VENV)/.created .venv-lock/.created:
 	@$(PYTHON) -c "import sys; (3, 11) <= sys.version_info[:2] <= (3, 13) or sys.exit( \
 	'$(PYTHON) is Python %d.%d; this needs 3.11 to 3.13, as in: make PYTHON=python3.12' \
 	% sys.version_info[:2])"
+	@$(PYTHON) -c "import ensurepip, venv" 2> /dev/null || { echo "$(PYTHON) can't make an \
+	environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@$(PYTHON) -m venv --clear $(@D)
 	@touch $@

@@ -9,6 +9,7 @@ import contextlib
 import difflib
 import functools
 import io
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from densenet_nb._startup import quietly
+from densenet_nb._startup import miss_gpu, quietly
 
 import numpy as np
 
@@ -28,8 +29,9 @@ with quietly():  # Keras may run on another backend, and then TensorFlow starts 
     import tensorflow as tf
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
+    from tensorflow_datasets.core.utils.version import list_all_versions
 
-    tf.config.list_physical_devices("GPU")  # TensorFlow speaks when it first looks for one
+    miss_gpu()
 
 __all__ = ["Digits", "load", "load_arrays", "photograph"]
 
@@ -144,8 +146,9 @@ def load(
     Returns
     -------
     datasets : tf.data.Dataset, or tuple of them for a sequence of splits
-        Pairs (images, labels): float32 (batch, height, width, channels) in [0, 1], and int64
-        (batch,). Without a batch size both lack the first axis.
+        Pairs (images, labels): float32 (batch, height, width, channels) in [0, 1] (what the data
+        set stores as floats stays as it is), and int64 (batch,). Without a batch size both lack
+        the first axis.
     info : tfds.core.DatasetInfo
         Description, citation, features and the sizes of the splits.
 
@@ -158,6 +161,8 @@ def load(
         The data set is not on this machine and `download` is false, or `manual_dir` lacks a file.
     ConnectionError
         `download` is true and the network does not answer.
+    PermissionError
+        The data set is not prepared yet, and its folder can't be written.
     """
     if batch_size is not None:
         require_positive_integer("batch_size", batch_size)
@@ -208,11 +213,11 @@ def load_arrays(
     Returns
     -------
     (images, labels), or tuple of such pairs for a sequence of splits
-        float32 (n, height, width, channels) in [0, 1], and int64 (n,).
+        float32 (n, height, width, channels), scaled as `load` does, and int64 (n,).
 
     Raises
     ------
-    ValueError, FileNotFoundError, ConnectionError
+    ValueError, FileNotFoundError, ConnectionError, PermissionError
         As `load`.
     """
     one_batch = np.iinfo(np.int64).max
@@ -263,9 +268,11 @@ def _image_feature(info: tfds.core.DatasetInfo) -> tfds.features.Image:
 
 
 def _scaling(info: tfds.core.DatasetInfo) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Return the map from stored pixels to float32 in [0, 1]."""
+    """Return the map from stored pixels to float32: integers to [0, 1], floats as they are."""
     metadata = info.metadata or {}
-    max_pixel = metadata.get("max_pixel", np.iinfo(_image_feature(info).np_dtype).max)
+    dtype = _image_feature(info).np_dtype
+    largest = np.iinfo(dtype).max if np.issubdtype(dtype, np.integer) else 1
+    max_pixel = metadata.get("max_pixel", largest)
     return lambda images: tf.cast(images, tf.float32) / max_pixel
 
 
@@ -308,8 +315,22 @@ def _prepared(
             f"{name} is not on this machine (there is no {builder.data_path}), and nothing is "
             f"fetched unasked. {ways}"
         )
+    _require_writable(name, builder.data_path)
     _prepare(name, builder, manual_dir, download, ways)
     return tfds.builder(name, data_dir=data_dir)  # reads what is now on disk
+
+
+def _require_writable(name: str, folder: PathLike) -> None:
+    """Refuse a folder that this user can't make or fill, before anything is fetched."""
+    existing = os.fspath(folder)
+    while not os.path.exists(existing):
+        existing = os.path.dirname(existing)
+    if not (os.path.isdir(existing) and os.access(existing, os.W_OK | os.X_OK)):
+        raise PermissionError(
+            f"{name}: {folder} can't be made, since {existing} is no folder that you may write "
+            "to. Name another one: data_dir='a folder of yours', or the environment variable "
+            "TFDS_DATA_DIR before Python starts"
+        )
 
 
 def _prepare(
@@ -377,6 +398,15 @@ def _guarded_downloads(
 
 def _ways(name: str, builder: tfds.core.DatasetBuilder, data_dir: str | PathLike | None) -> str:
     """Say how a person gets the data set onto this machine."""
+    there = list_all_versions(builder.data_path.parent)  # of the same name and configuration
+    if there:
+        older = _call(f"{name.partition(':')[0]}:{there[-1]}", builder, data_dir=data_dir)
+        return f"Version {there[-1]} is there: {older}. {_others(name, builder, data_dir)}"
+    return _others(name, builder, data_dir)
+
+
+def _others(name: str, builder: tfds.core.DatasetBuilder, data_dir: str | PathLike | None) -> str:
+    """Say how a person gets the version that was asked for."""
     files = sorted({info.filename for info in (builder.url_infos or {}).values() if info.filename})
     listed = ", ".join(files) if 0 < len(files) <= 8 else "its original files"
     by_hand = (

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import nbformat
@@ -340,6 +341,99 @@ def test_images_that_differ_in_size_come_one_by_one(tmp_path):
     train, _ = data.load("sizes_differ", "train", None, seed=None, data_dir=tmp_path)
     assert sorted(tuple(image.shape) for image, _ in train) == [(5, 4, 3), (5, 6, 3)]
     assert all(image.numpy().min() == 1 for image, _ in train)  # 255, the largest uint8
+
+
+class Floats(SizesDiffer):
+    """Two images of floats, one of which is negative."""
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(shape=(2, 3, 1), dtype=np.float32),
+            "label": tfds.features.ClassLabel(num_classes=2),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=tfds.features.FeaturesDict(features),
+            supervised_keys=("image", "label"),
+        )
+
+    def _generate_examples(self):
+        for label, value in enumerate((-1.5, 300.25)):
+            yield label, {"image": np.full((2, 3, 1), value, np.float32), "label": label}
+
+
+class Tensors(Floats):
+    """Images as a bare tensor."""
+
+    def _info(self):
+        info = super()._info()
+        features = {**info.features, "image": tfds.features.Tensor(shape=(2, 3), dtype=np.float32)}
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=tfds.features.FeaturesDict(features),
+            supervised_keys=("image", "label"),
+        )
+
+
+def test_images_of_floats_stay_as_they_are(tmp_path):
+    Floats(data_dir=tmp_path).download_and_prepare()
+    images, labels = data.load_arrays("floats", "train", data_dir=tmp_path)
+    assert images.dtype == np.float32
+    assert np.array_equal(images[np.argsort(labels)][:, 0, 0, 0], [-1.5, 300.25])
+
+
+def test_a_tensor_is_no_image_and_refused_before_anything_is_prepared(tmp_path):
+    with pytest.raises(ValueError, match="tensors is not a data set of images"):
+        data.load("tensors", "train", data_dir=tmp_path, download=True)
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("asked", ["floats", "floats:2.0.0"])
+@pytest.mark.parametrize("download", [False, True])
+def test_an_older_version_on_disk_is_named(asked, download, tmp_path, monkeypatch):
+    Floats(data_dir=tmp_path).download_and_prepare()
+
+    def needs_network(self, dl_manager):
+        dl_manager.download("http://example.org/file")
+
+    monkeypatch.setattr(Floats, "VERSION", tfds.core.Version("2.0.0"))
+    monkeypatch.setattr(Floats, "_split_generators", needs_network)
+    call = f"densenet_nb.data.load('floats:1.0.0', data_dir={str(tmp_path)!r})"
+    with pytest.raises((FileNotFoundError, ConnectionError)) as caught:
+        data.load(asked, "train", data_dir=tmp_path, download=download)
+    assert f"Version 1.0.0 is there: {call}. " in str(caught.value)
+    assert len(data.load_arrays("floats:1.0.0", "train", data_dir=tmp_path)[1]) == 2
+
+
+def test_a_data_dir_below_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(PermissionError, match=r"file is no folder .* data_dir=.* TFDS_DATA_DIR"):
+        data.load(data_dir=tmp_path / "file" / "sets")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has other permissions")
+def test_a_folder_of_another_users_is_refused(tmp_path):
+    folder = tmp_path / "theirs"
+    folder.mkdir(mode=0o555)
+    read, write = os.pipe()
+    with warnings.catch_warnings(action="ignore"):  # the process has threads
+        child = os.fork()
+    if child == 0:
+        try:
+            if os.geteuid() == 0:
+                os.setuid(65534)  # root may write anywhere
+            data.load(data_dir=folder / "sets")
+        except BaseException as error:
+            os.write(write, f"{type(error).__name__}: {error}".encode())
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read, encoding="utf-8") as pipe:
+        message = pipe.read()
+    os.waitpid(child, 0)
+    assert message.startswith(f"PermissionError: digits: {folder / 'sets'}")
+    assert "data_dir=" in message
+    assert "TFDS_DATA_DIR" in message
 
 
 def test_a_network_that_swallows_packets_is_given_up_in_time(monkeypatch):

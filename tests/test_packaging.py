@@ -160,6 +160,23 @@ def test_each_command_sets_up_once_and_leaves_the_others_set_up_alone(tmp_path):
     assert sum("--require-hashes" in call for call in calls) == len(LOCKS)
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make: install it")
+def test_a_python_without_venv_is_told_what_to_install(tmp_path):
+    for name in ("Makefile", "pyproject.toml", *LOCKS):
+        shutil.copy(ROOT / name, tmp_path)
+    stub = tmp_path / "python"  # Debian's without python3-venv: venv is there, ensurepip is not
+    stub.write_text('#!/bin/sh\ncase "$*" in *ensurepip*|*venv*) exit 1;; esac\n')
+    stub.chmod(0o755)
+    command = ["make", f"PYTHON={stub}", ".venv/.requirements.lock"]
+    environment = os.environ | {"MAKEFLAGS": ""}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert f"{stub} can't make an environment" in done.stderr
+    assert "apt install python3-venv" in done.stderr
+    assert not (tmp_path / ".venv").exists()
+    assert "apt install python3-venv" in text("README.md")
+
+
 def test_readme_shows_the_figures_of_the_notebooks():
     shown = run_notebook.readme_figures()
     assert shown

@@ -2,15 +2,19 @@
 
 import inspect
 import os
+import signal
 import subprocess
 import sys
+import time
 
 from densenet_nb._startup import NOISE, quietly
 
 import keras
 import pytest
+import tensorflow as tf
 
 import densenet_nb
+from densenet_nb import _startup
 
 BLOCK_TENSORFLOW = """
 import sys
@@ -96,6 +100,107 @@ def test_a_real_error_survives(tmp_path):
     assert stdout == "no backend\n"
     assert "the memory is broken" in stderr
     assert "oneDNN" not in stderr
+
+
+@pytest.mark.parametrize("where", ["a program", "a notebook"])
+def test_the_last_lines_of_a_tensorflow_that_aborts_reach_the_terminal(where, tmp_path):
+    (tmp_path / "tensorflow.py").write_text(
+        "import os\n"
+        "os.write(2, b'F0000 00:00:1.5 12 cpu.cc:1] compiled to use AVX instructions')\n"
+        "os.abort()\n",
+        encoding="utf-8",
+    )
+    program = "import densenet_nb.models"
+    if where == "a notebook":  # its descriptor 2 is a pipe that ends in the process that dies
+        program = (
+            "import sys\nfrom ipykernel.iostream import IOPubThread, OutStream\n"
+            "import zmq, jupyter_client.session as s\n"
+            "thread = IOPubThread(zmq.Context().socket(zmq.PUB)); thread.start()\n"
+            "sys.stderr = OutStream(s.Session(), thread, 'stderr', watchfd=True)\n"
+        ) + program
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path, "KERAS_BACKEND": "tensorflow"},
+    )
+    assert done.returncode == -signal.SIGABRT
+    assert "compiled to use AVX instructions" in done.stderr
+
+
+def test_importing_needs_no_temporary_folder():
+    stdout, stderr = python(
+        "import tempfile\n"
+        "tempfile._candidate_tempdir_list = lambda: ['/nowhere']\n"
+        "import densenet_nb.models; print('imported')"
+    )
+    assert (stdout, stderr) == ("imported\n", "")
+
+
+def test_a_program_started_meanwhile_does_not_hold_us_up():
+    start = time.monotonic()
+    with quietly():
+        sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    assert time.monotonic() - start < 30
+    sleeper.kill()
+    sleeper.wait()
+
+
+def test_a_program_in_one_file_is_not_started_again(monkeypatch, capfd):
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    monkeypatch.setattr(subprocess, "Popen", None)
+    with quietly():
+        os.write(2, b"seen at once\n")
+        assert capfd.readouterr().err == "seen at once\n"
+
+
+@pytest.mark.parametrize(
+    ("hidden", "driver", "library", "expected"),
+    [
+        (None, True, True, True),
+        ("0", True, True, True),
+        ("-1", True, True, False),
+        ("", True, True, False),
+        (None, False, True, False),
+        (None, True, False, False),  # a container that shows the host's devices
+    ],
+)
+def test_importing_looks_for_a_gpu_only_where_there_is_none(
+    hidden, driver, library, expected, tmp_path, monkeypatch
+):
+    def load(name):
+        if not library:
+            raise OSError(name)
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if hidden is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    monkeypatch.setattr(_startup, "_DRIVERS", (str(tmp_path if driver else tmp_path / "no"),))
+    monkeypatch.setattr(_startup.ctypes, "CDLL", load)
+    assert _startup.gpu_in_reach() == expected
+    looked = []
+    monkeypatch.setattr(tf.test, "is_built_with_cuda", lambda: True)
+    monkeypatch.setattr(tf.config, "list_physical_devices", looked.append)
+    _startup.miss_gpu()
+    assert looked == ([] if expected else ["GPU"])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows forks no process")
+def test_a_forked_process_trains_after_the_import():
+    program = (
+        "import os, densenet_nb.models, numpy, warnings\n"
+        "warnings.simplefilter('ignore')\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    options = {'input_shape': (8, 8, 1), 'imagenet_stem': False, 'classes': 2}\n"
+        "    model = densenet_nb.models.DenseNet((1,), 4, **options)\n"
+        "    model.compile('sgd', 'sparse_categorical_crossentropy', jit_compile=False)\n"
+        "    model.train_on_batch(numpy.ones((2, 8, 8, 1)), numpy.zeros(2))\n"
+        "    os._exit(7)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
+    )
+    assert python(program)[0] == "7\n"
 
 
 @pytest.mark.parametrize(

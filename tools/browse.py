@@ -19,6 +19,7 @@ from pathlib import Path
 
 import lab
 import nbformat
+import shield
 from playwright.sync_api import Page, sync_playwright
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
@@ -74,18 +75,16 @@ def chromium() -> str | None:
 def jupyterlab(folder: Path, home: Path) -> Iterator[tuple[str, str]]:
     """Run JupyterLab on `folder`, started as ``make lab`` does; give its address and its token.
 
-    `home` holds its settings, so that a user's own play no part.
+    `home` holds the page's settings; a user's own play no part.
     """
     for name, setting in SETTINGS.items():
         path = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(setting))
-    environment = os.environ | {
-        "JUPYTER_CONFIG_DIR": str(home / "config"),
+    environment = shield.environment() | {
         "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
         "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
         "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
-        "JUPYTER_PREFER_ENV_PATH": "1",
     }
     command = lab.command("--no-browser", "--ServerApp.port=0", f"--ServerApp.root_dir={folder}")
     with (home / "log").open("w+") as log:

@@ -3,11 +3,16 @@
 usage: python tools/lab.py NOTEBOOK
 
 The access token is kept, and nothing is asked of the network: no update check and no news.
+The server and the notebooks have stock settings; the page keeps the reader's theme and shortcuts.
 """
 
 import os
 import subprocess
 import sys
+from pathlib import Path
+
+import shield
+from jupyter_core.paths import jupyter_config_dir
 
 
 def command(*arguments: str) -> list[str]:
@@ -25,8 +30,10 @@ def command(*arguments: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    # The kernel must be the one beside this Python, not a user's of the same name.
-    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
+    page = Path(jupyter_config_dir()) / "lab" / "user-settings"
+    shield.shield()
+    if os.access(page, os.W_OK):
+        os.environ.setdefault("JUPYTERLAB_SETTINGS_DIR", str(page))
     try:
         sys.exit(subprocess.call(command(*sys.argv[1:])))
     except KeyboardInterrupt:  # Jupyter has asked already

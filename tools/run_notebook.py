@@ -6,13 +6,13 @@ A figure that README shows is a notebook's with the same words; it is saved anew
 """
 
 import base64
-import os
 import re
 import sys
 import time
 from pathlib import Path
 
 import nbformat
+import shield
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
@@ -37,8 +37,6 @@ def run(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
     nbclient.exceptions.CellExecutionError
         A cell failed.
     """
-    # The kernel must be the one beside this Python, not a user's of the same name.
-    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
     client = NotebookClient(
         notebook,
         kernel_name="python3",
@@ -99,6 +97,7 @@ def readme_figures() -> dict[str, Path]:
 
 def main(paths: list[str]) -> int:
     """Run and rewrite each notebook; return 1 if a cell of any fails (that file stays as it is)."""
+    shield.shield()
     failed = 0
     for path in map(Path, paths or sorted(map(str, NOTEBOOKS.glob("[0-9]*.ipynb")))):
         start = time.perf_counter()
