@@ -227,3 +227,27 @@ def test_every_documented_name_is_a_layer():
     theirs = keras.applications.DenseNet121(weights=None, input_shape=SHAPE)
     for ours, peer in names.items():
         assert model.get_layer(f"net_{ours}").output.shape == theirs.get_layer(peer).output.shape
+
+
+# keras#19263 (which brought `quantize`): a warning for each layer that it passes over
+
+
+@pytest.mark.filterwarnings("ignore:.*__array__ implementation:DeprecationWarning")  # Keras's own
+def test_quantize_of_the_layers_that_keras_can_quantize():
+    """Keras quantizes Dense alone; asked for the whole, it warns for every other layer.
+
+    For convolutions in eight bits there is TensorFlow Lite: tests/test_inference.py.
+    """
+    options = {"input_shape": (32, 32, 3), "classes": 3}
+    stock = [keras.layers.Conv2D(4, 3), keras.layers.ReLU(), keras.layers.Flatten()]
+    theirs = keras.Sequential([keras.Input((8, 8, 3)), *stock, keras.layers.Dense(2)])
+    with pytest.warns(UserWarning, match="does not have a `quantize` method") as warned:
+        theirs.quantize("int8")
+    assert len(warned) > len(stock)  # the input's layer too
+
+    model = models.DenseNet((2, 2), 8, **options)
+    before = model.predict(images(4, (32, 32, 3)), verbose=0)
+    model.quantize("int8", filters="classifier")  # in the tests, a warning is an error
+    assert model.layers[-1].kernel.dtype == "int8"
+    after = model.predict(images(4, (32, 32, 3)), verbose=0)
+    assert 0 < relative_error(after, before) < 0.01
