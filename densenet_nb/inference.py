@@ -14,6 +14,8 @@ before it: a convolution of concatenated maps is the sum of the convolutions of 
 the part with the newest maps, the small one, has to wait.
 """
 
+import functools
+import inspect
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +25,10 @@ import densenet_nb._startup  # noqa: F401
 
 import keras
 import numpy as np
-from keras.src.models.functional import Functional  # what keras.Model(inputs, outputs) returns
+from keras.src.models.functional import (
+    Functional,  # what keras.Model(inputs, outputs) returns
+    operation_fn,  # and how it tells its layers that they don't train
+)
 
 from densenet_nb.layers import CompositeFunction, DenseBlock, DenseLayer, Transition
 from densenet_nb.normalization import BatchNormalization
@@ -49,12 +54,21 @@ FRONT = 4
 """How many times the newest maps' channels the rest must have to be convolved apart from them."""
 
 
+CODE_OF_OTHERS = (
+    keras.layers.Lambda,
+    keras.layers.TFSMLayer,
+    keras.layers.JaxLayer,
+    keras.layers.TorchModuleWrapper,
+)
+"""Keras's layers that run code which is not Keras's."""
+
+
 def freeze(model: keras.Model) -> "Predictor":
     """Return a predictor that computes ``model(images, training=False)`` and cannot be trained.
 
     The model's weights are copied as constants, normalizations folded into the convolutions in
-    float64, dropout gone: training the model further does not change the predictor. Results are
-    equal to rounding, 1e-5 relative. The model itself is not touched.
+    float64, dropout and augmentation gone: training the model further does not change the
+    predictor. Results are equal to rounding, 1e-5 relative. The model itself is not touched.
 
     Folded are our layers, and every ``BatchNormalization`` right after a ``Conv2D``, in functional
     and sequential models, nested ones too. All other layers are kept as they are.
@@ -75,17 +89,20 @@ def freeze(model: keras.Model) -> "Predictor":
     ValueError
         The model cannot be folded: another backend than TensorFlow, not built, subclassed (its
         `call` is code, not a graph of layers), several inputs or outputs, a layer that does not
-        compute in float32 (mixed precision among them), or a layer that the model itself calls
-        with ``training=True``. The message names the layer, the rule and the fix.
+        compute in float32 (mixed precision among them), a layer that the model itself calls with
+        ``training=True``, or a variable that changes with each prediction. The message names it,
+        the rule and the fix.
     """
     require_foldable(model)
 
     def forward(images: Any) -> Any:
         return keras.tree.flatten(_Folding().run(model, images))[0]
 
-    spec = tf.TensorSpec(model.inputs[0].shape, model.inputs[0].dtype, name="images")
-    traced = tf.function(forward, autograph=False).get_concrete_function(spec)
-    return Predictor(_module(convert_variables_to_constants_v2(traced), spec), spec)
+    signature = tf.TensorSpec(model.inputs[0].shape, model.inputs[0].dtype, name="images")
+    apart = _takes_images_apart(model)
+    accepted = tf.TensorSpec((None, *signature.shape[1:]), signature.dtype) if apart else signature
+    whole = convert_variables_to_constants_v2(_traced(forward, accepted))
+    return Predictor(_module(whole, signature, accepted, apart), signature, accepted)
 
 
 def load(path: str | os.PathLike) -> "Predictor":
@@ -110,8 +127,13 @@ def load(path: str | os.PathLike) -> "Predictor":
             f"path={os.fspath(path)!r}: a SavedModel, but not of a predictor; write it with "
             "inference.freeze(model).save(path)."
         )
-    _, signature = module.signatures["serving_default"].structured_input_signature
-    return Predictor(module, signature["images"])
+    return Predictor(module, *(_images(f) for f in (module.forward, module.__call__)))
+
+
+def _images(function: Any) -> Any:
+    """Return the specification of a loaded function's images."""
+    (images,), _ = function.concrete_functions[0].structured_input_signature
+    return images
 
 
 class Predictor:
@@ -120,14 +142,19 @@ class Predictor:
     It may be called in a ``tf.function``, also one with ``jit_compile=True``.
     """
 
-    def __init__(self, module: Any, signature: Any) -> None:
+    def __init__(self, module: Any, signature: Any, accepted: Any) -> None:
         self._module = module
         self._signature = signature
+        self._accepted = accepted
 
     @property
     def input_shape(self) -> tuple[int | None, ...]:
-        """(None, height, width, channels) of the images; None is any size."""
-        return tuple(self._signature.shape)
+        """(batch, height, width, channels) of the images; None is any size.
+
+        A batch of any size is taken, also where the model's input has a fixed one. Only with code
+        of a user's in the model, which may read across images, a fixed size stays fixed.
+        """
+        return tuple(self._accepted.shape)
 
     def __call__(self, images: Any) -> Any:
         """Return the model's outputs for images.
@@ -135,7 +162,8 @@ class Predictor:
         Parameters
         ----------
         images : array or tensor
-            (batch, height, width, channels), cast to the model's input dtype.
+            (batch, height, width, channels), cast to the model's input dtype. The batch may be
+            empty.
 
         Returns
         -------
@@ -147,8 +175,8 @@ class Predictor:
         ValueError
             The shape of `images` is not the model's.
         """
-        images = tf.cast(images, self._signature.dtype)
-        if not self._signature.shape.is_compatible_with(images.shape):
+        images = tf.cast(images, self._accepted.dtype)
+        if not self._accepted.shape.is_compatible_with(images.shape):
             raise ValueError(
                 f"images have shape {tuple(images.shape)}: must be {self.input_shape}, "
                 "(batch, height, width, channels)."
@@ -158,19 +186,24 @@ class Predictor:
     def save(self, path: str | os.PathLike) -> None:
         """Write a SavedModel with the signature ``images -> predictions`` into the folder `path`.
 
-        TensorFlow Serving and ``tf.saved_model.load`` read it as well as :func:`load` does.
+        TensorFlow Serving and ``tf.saved_model.load`` read it as well as :func:`load` does. The
+        signature is the bare graph, which TensorFlow Lite's converter can quantize, for the model's
+        own batch size; it takes no empty batch.
         """
-        signature = tf.function(
-            lambda images: {"predictions": self._module.__call__(images)},
+        tf.saved_model.save(self._module, os.fspath(path), signatures=self._named())
+
+    def _named(self) -> Any:
+        """Return the graph, once, with its input and its output named."""
+        return tf.function(
+            lambda images: {"predictions": self._module.forward(images)},
             input_signature=[self._signature],
         )
-        tf.saved_model.save(self._module, os.fspath(path), signatures=signature)
 
     def export(self, path: str | os.PathLike) -> None:
         """Write an ONNX file with input ``images`` and output ``predictions``.
 
         Axes of any size are named: ``batch``, ``height``, ``width``, and ``output_height`` and
-        ``output_width`` where the output is a feature map.
+        ``output_width`` where the output is a feature map. A fixed batch size stays fixed.
 
         Raises
         ------
@@ -178,12 +211,8 @@ class Predictor:
             The extra ``onnx`` is not installed.
         """
         onnx, tf2onnx = _require_onnx()
-        forward = tf.function(
-            lambda images: {"predictions": self._module.forward(images)},
-            input_signature=[self._signature],
-        )
         converted, _ = tf2onnx.convert.from_function(
-            forward, input_signature=[self._signature], opset=OPSET
+            self._named(), input_signature=[self._signature], opset=OPSET
         )
         graph = converted.graph
         del graph.value_info[:]  # shapes of intermediate maps, in terms of unnamed axes
@@ -257,17 +286,80 @@ def _require_onnx() -> tuple[Any, Any]:
     return onnx, tf2onnx
 
 
-def _is_graph(model: keras.Model) -> bool:
+def _is_graph(model: keras.Layer) -> bool:
     """Whether the model is its graph of layers, and no code of a subclass."""
     return type(model).call in (Functional.call, keras.Sequential.call)
 
 
-def _module(whole: Callable, spec: Any) -> Any:
+def _operations(operation: Any) -> Iterator:
+    """Yield an operation and all that it is made of."""
+    yield operation
+    parts = []
+    if isinstance(operation, Functional):
+        parts = operation.operations
+    elif isinstance(operation, keras.Layer):
+        parts = operation._flatten_layers(recursive=False, include_self=False)
+    for part in parts:
+        yield from _operations(part)
+
+
+def _takes_images_apart(model: keras.Model) -> bool:
+    """Whether no layer can read across images: all are Keras's or ours, over other axes.
+
+    A user's code might (a custom layer, a Lambda, a function of ``keras.ops``).
+    """
+    return all(
+        isinstance(operation, keras.Layer)
+        and (_is_graph(operation) or _is_known(operation))
+        and _is_known(_activation(operation))
+        and all(axis == -1 or axis > 0 for axis in _axes(operation))
+        for operation in _operations(model)
+    )
+
+
+def _activation(layer: keras.Layer) -> Callable:
+    """Return a layer's activation, the identity if it has none."""
+    composite = getattr(layer, "composite", {})  # of our parts
+    return composite.get("activation", getattr(layer, "activation", keras.activations.linear))
+
+
+def _axes(layer: keras.Layer) -> list[int]:
+    """Return the axes that a layer works along, as they were given: 0 or below -1 may be images."""
+    return keras.tree.flatten([getattr(layer, name, []) for name in ("axis", "axes")])
+
+
+def _is_known(code: Any) -> bool:
+    """Whether Keras or this package wrote a layer or an activation, all of it."""
+    package = getattr(code, "__module__", "").partition(".")[0]
+    return package in ("keras", "densenet_nb") and not isinstance(code, CODE_OF_OTHERS)
+
+
+def _traced(forward: Callable, accepted: Any) -> Any:
+    """Return the graph of `forward`, without what its output does not need.
+
+    Some of Keras's augmentation layers draw random numbers even where they read none of them.
+    """
+    everything = tf.compat.v1.wrap_function(forward, [accepted])
+    needed = everything.prune(everything.inputs[0], everything.outputs)
+    read = {id(outside) for outside, inside in needed.graph.captures if inside.consumers()}
+    for variable in everything.graph.variables:
+        users = everything.graph.capture(variable.handle).consumers()
+        if id(variable.handle) in read and any(user.type.startswith("Assign") for user in users):
+            raise ValueError(
+                f"variable {variable.name!r} changes with each prediction (a counter, the state of "
+                "a random generator): a predictor has constants only; let the layer change it in "
+                "training only, or leave the layer out."
+            )
+    return needed
+
+
+def _module(whole: Callable, signature: Any, accepted: Any, apart: bool) -> Any:
     """Return what is saved: ``forward``, the graph, and ``__call__``, the same in two halves.
 
     Halves of a batch run at the same time: while one waits for memory (concatenation, clipping)
-    the other multiplies. A single image is not halved: TensorFlow's kernels do not all take an
-    empty batch.
+    the other multiplies. A single image is not halved, and an empty batch is filled with one:
+    TensorFlow's kernels do not all take an empty batch. Where the model may read across images
+    (not `apart`), ``__call__`` is the graph.
     """
 
     def forward(images: Any) -> Any:
@@ -279,11 +371,17 @@ def _module(whole: Callable, spec: Any) -> Any:
         return tf.concat([forward(half) for half in halves], axis=0)
 
     def call(images: Any) -> Any:
-        return tf.cond(tf.shape(images)[0] > 1, lambda: in_halves(images), lambda: forward(images))
+        count, *size = tf.unstack(tf.shape(images))  # of an image: height, width, channels
+        blank = functools.partial(tf.zeros, (1, *size), images.dtype)
+        filled = tf.cond(count > 0, lambda: images, blank)
+        answers = tf.cond(count > 1, lambda: in_halves(filled), lambda: forward(filled))
+        return answers[:count]
 
     module = tf.Module()
-    module.forward = tf.function(forward, input_signature=[spec], autograph=False)
-    module.__call__ = tf.function(call, input_signature=[spec], autograph=False)
+    module.forward = tf.function(forward, input_signature=[signature], autograph=False)
+    module.__call__ = tf.function(
+        call if apart else forward, input_signature=[accepted], autograph=False
+    )
     return module
 
 
@@ -314,11 +412,9 @@ class _Folding:
         self.convolved: dict[Any, _Convolved] = {}
 
     def run(self, model: keras.Model, x: Any) -> Any:
-        if not isinstance(model, keras.Sequential):
-            return model._run_through_graph(x, operation_fn=self.folded)
-        for layer in model.layers:
-            x = self.folded(layer)(x)
-        return x
+        graph = model._functional if isinstance(model, keras.Sequential) else model
+        x = graph._standardize_inputs(x)  # a nested model's may have another dtype or order
+        return graph._run_through_graph(x, operation_fn=self.folded)
 
     def folded(self, operation: Any) -> Callable:
         """Return what computes an operation of the graph: its folded form, or itself."""
@@ -333,14 +429,14 @@ class _Folding:
         }
         form = self.run if isinstance(operation, keras.Model) else forms.get(type(operation))
 
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if form is None:
-                return operation(*args, **kwargs)
-            if kwargs.get("training"):
+        def call(*args: Any, training: bool | None = None, **kwargs: Any) -> Any:
+            if training and not _trains_unasked(operation):
                 raise ValueError(
                     f"layer {operation.name!r} is called with training=True in the model, so it "
                     "would change with each prediction; call it without."
                 )
+            if form is None or kwargs:
+                return operation_fn(operation, training=False)(*args, **kwargs)
             return form(operation, *args)
 
         return call
@@ -358,14 +454,16 @@ class _Folding:
         return y
 
     def convolution(self, conv: keras.layers.Conv2D, x: Any) -> Any:
+        x = tf.cast(x, conv.compute_dtype)
         if conv.activation is not keras.activations.linear or conv.data_format != "channels_last":
             return conv(x)
         bias = np.zeros(conv.filters) if conv.bias is None else _array(conv.bias)
-        return self.convolve(conv, [x], _array(conv.kernel), bias)
+        return self.convolve(conv, [x], _kernel(conv), bias)
 
     def normalization(self, norm: keras.layers.BatchNormalization, x: Any) -> Any:
+        x = tf.cast(x, norm.compute_dtype)
         if norm.axis not in (-1, len(x.shape) - 1):
-            return norm(x)
+            return norm(x, training=False)
         scale, offset = _affine(norm)
         if x.ref() not in self.convolved:
             return x * _constant(scale) + _constant(offset)
@@ -381,7 +479,8 @@ class _Folding:
     ) -> Any:
         """Fold a composite function of concatenated maps; `reader` normalizes its output."""
         conv, activation = function.conv, function.activate
-        kernel, bias = _array(conv.kernel), np.zeros(conv.filters)
+        maps = [tf.cast(each, function.compute_dtype) for each in maps]
+        kernel, bias = _kernel(conv), np.zeros(conv.filters)
         scale, offset = _affine(function.norm)
         if self.clips(function, maps) and _cancels_safely(offset, kernel, reader):
             floor, ceiling, scale, offset = _clipping(scale, offset)
@@ -406,6 +505,7 @@ class _Folding:
         return maps[0]
 
     def dense_block(self, block: DenseBlock, x: Any) -> Any:
+        x = tf.cast(x, block.compute_dtype)
         maps = [tf.identity(x)]  # read by every layer, so not made again for the first one
         for layer in block.dense_layers:
             maps.append(self.dense_layer(layer, *maps))  # (batch, height, width, k)
@@ -413,6 +513,11 @@ class _Folding:
 
     def transition(self, transition: Transition, x: Any) -> Any:
         return self.composite_function(transition.function, x, pool=transition.pool)
+
+
+def _trains_unasked(layer: keras.Layer) -> bool:
+    """Whether ``training=True`` is the layer's own default, as of Keras's augmentation layers."""
+    return inspect.signature(layer.call).parameters["training"].default is True
 
 
 def _joined(maps: Sequence) -> Any:
@@ -474,6 +579,12 @@ def _clipping(scale: np.ndarray, offset: np.ndarray) -> tuple[np.ndarray, ...]:
 def _clip(x: Any, floor: np.ndarray, ceiling: np.ndarray) -> Any:
     x = tf.maximum(x, _constant(floor))
     return x if np.isposinf(ceiling).all() else tf.minimum(x, _constant(ceiling))
+
+
+def _kernel(conv: keras.layers.Conv2D) -> np.ndarray:
+    """Return the filters in float64; after ``enable_lora`` they are a sum, not a variable."""
+    with tf.init_scope():
+        return _array(conv.kernel)
 
 
 def _array(weight: Any) -> np.ndarray:

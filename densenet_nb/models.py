@@ -7,6 +7,7 @@ same weights, return the same outputs. Weights are never fetched: `weights` is N
 import functools
 import inspect
 import os
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -94,6 +95,22 @@ class DenseNetModel(keras.Model):
                 f"{os.fspath(filepath)!r} does not fit {self.name!r}, of which nothing has "
                 f"changed: {error}"
             ) from error
+
+    def quantize(self, *args: Any, **kwargs: Any) -> None:
+        """Quantize as ``keras.Model.quantize`` does: its Dense layers only.
+
+        Keras warns for every other layer; here one warning says so for all.
+        """
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*does not have a `quantize` method", UserWarning)
+            super().quantize(*args, **kwargs)
+        warnings.warn(
+            f"{self.name!r}: Keras quantizes Dense layers only, so convolutions stay in "
+            f"{self.compute_dtype}. In eight bits they run in TensorFlow Lite, converted from what "
+            "densenet_nb.inference.freeze(model).save writes.",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 PEERS = ("DenseNet121", "DenseNet169", "DenseNet201")

@@ -14,6 +14,7 @@ import tensorflow as tf
 from equality import randomize, relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tensorflow.core.protobuf import saved_model_pb2
 
 from densenet_nb import inference, layers, models
 from densenet_nb.configurations import Configuration, cifar
@@ -46,6 +47,14 @@ def model():
 @pytest.fixture(scope="module")
 def predictor(model):
     return inference.freeze(model)
+
+
+def after(head, shape=(12, 12, 3), **options):
+    """A convolution and a dense block after `head`, a layer or a function of the images."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input(shape, **options)
+    x = keras.layers.Conv2D(4, 3)(head(inputs))
+    return keras.Model(inputs, layers.DenseBlock(1, 2)(x))
 
 
 CONFIGURATION = st.builds(
@@ -189,6 +198,239 @@ def test_a_convolution_that_others_read_as_well():
     assert error(inference.freeze(network), network, images(2, 8, 8, 3)) < 1e-5
 
 
+# Augmentation and noise: nothing of them is left
+
+
+AUGMENTATION = {
+    "RandomBrightness": (0.2,),
+    "RandomColorDegeneration": (0.2,),
+    "RandomContrast": (0.2,),
+    "RandomCrop": (12, 12),
+    "RandomHue": (0.2,),
+    "RandomPosterization": (4,),
+    "RandomRotation": (0.2,),
+    "RandomSaturation": (0.2,),
+    "RandomSharpness": (0.2,),
+    "RandomShear": (0.1, 0.1),
+    "RandomTranslation": (0.1, 0.1),
+    "RandomZoom": (0.2,),
+    "Dropout": (0.5,),
+    "SpatialDropout2D": (0.5,),
+    "AlphaDropout": (0.5,),
+    "GaussianDropout": (0.5,),
+    "GaussianNoise": (0.5,),
+    "AugMix": (),
+    "CutMix": (),
+    "MixUp": (),
+    "RandAugment": (),
+}
+
+
+def augmentation():
+    """Every layer of Keras's that is random in training, those with a name `Random…` unasked."""
+    found = [name for name in dir(keras.layers) if name.startswith("Random")]
+    assert len(found) >= 20
+    for name in sorted({*found, *AUGMENTATION}):
+        yield getattr(keras.layers, name)(*AUGMENTATION.get(name, ()))
+
+
+class Augmenting(keras.layers.Layer):
+    """A user's layer with random ones inside, which its `call` does not tell about training."""
+
+    def __init__(self):
+        super().__init__()
+        self.flip, self.dropout = keras.layers.RandomFlip(), keras.layers.Dropout(0.5)
+
+    def call(self, x):
+        return self.dropout(self.flip(x))
+
+
+def chained(x):
+    for layer in augmentation():
+        x = layer(x)
+    return x
+
+
+@pytest.mark.parametrize(
+    "head",
+    [chained, lambda x: keras.Sequential([*augmentation()])(x), lambda x: Augmenting()(x)],
+    ids=["in the model", "in a nested model", "in a layer"],
+)
+def test_no_random_operation_is_left(head, tmp_path):
+    network = after(head)
+    predictor = inference.freeze(network)
+    assert error(predictor, network, images(3, 12, 12, 3)) < 1e-5
+    predictor.save(tmp_path)
+    saved = saved_model_pb2.SavedModel.FromString((tmp_path / "saved_model.pb").read_bytes())
+    (graph,) = (meta.graph_def for meta in saved.meta_graphs)
+    nodes = [*graph.node, *(node for body in graph.library.function for node in body.node_def)]
+    names = {node.op for node in nodes}
+    assert "Conv2D" in names
+    assert not [name for name in names if re.search("Random|Seed|Assign|ReadVariable", name)]
+
+
+# What a user's code, or a layer of Keras's, may do with the batch
+
+
+ACROSS_IMAGES = {
+    "a Lambda": keras.layers.Lambda(lambda x: x - tf.reduce_mean(x, 0)),
+    "an operation": lambda x: x - keras.ops.mean(x, axis=0),
+    "axis 0": keras.layers.Softmax(axis=0),
+    "axis -4": keras.layers.Softmax(axis=-4),
+    "an activation": keras.layers.Activation(lambda x: x / tf.reduce_max(x)),
+    "an activation of ours": layers.CompositeFunction(
+        4, 3, activation=lambda x: x / tf.reduce_max(x)
+    ),
+    "a nested model": keras.Sequential([keras.layers.Softmax(axis=0)]),
+    "more images out than in": lambda x: keras.ops.reshape(x, (-1, 6, 6, 3)),
+}
+
+
+@pytest.mark.parametrize("head", ACROSS_IMAGES)
+def test_what_reads_across_images_still_does(head):
+    network = after(ACROSS_IMAGES[head])
+    assert error(inference.freeze(network), network, images(3, 12, 12, 3)) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64", "uint8", "int32"])
+def test_any_input_dtype(dtype):
+    x = (255 * images(3, 12, 12, 3)).astype(dtype)
+    inputs = keras.Input((12, 12, 3), dtype=dtype)
+    nested = keras.Model(inputs, layers.DenseBlock(2, 2)(inputs))
+    scaled = after(keras.layers.Rescaling(1 / 255), dtype=dtype)
+    for network in (nested, scaled, after(lambda x: nested(255 * x))):
+        assert error(inference.freeze(network), network, x) < 1e-5
+
+
+def test_arguments_by_name_masks_and_adapters():
+    """What the folded forms do not know is left to Keras."""
+    inputs = keras.Input((7, 3))
+    masked = keras.layers.BatchNormalization()(keras.layers.Masking()(inputs))
+    series = keras.Model(inputs, keras.layers.GlobalAveragePooling1D()(masked))
+    x = images(3, 7, 3)
+    x[:, 4:] = 0
+    series.set_weights([weight + 0.5 for weight in series.get_weights()])
+    assert error(inference.freeze(series), series, x) < 1e-5
+
+    first, second = (keras.Input((12, 12, 3), name=name) for name in "za")
+    nested = keras.Model({"z": first, "a": second}, first - 2 * second)
+    network = after(lambda x: nested(inputs={"a": x, "z": 3 * x}))
+    network.layers[-2].enable_lora(2)
+    network.layers[-2].lora_kernel_b.assign_add(np.ones((2, 4)))
+    assert error(inference.freeze(network), network, images(3, 12, 12, 3)) < 1e-5
+
+
+# The batch: of a fixed size, empty, with an image that is not a number
+
+
+def fixed(batch_size, **options):
+    inputs = keras.Input((12, 12, 3), batch_size=batch_size)
+    options = {"imagenet_stem": False, "classifier_activation": None, "classes": 5, **options}
+    return models.DenseNet((2,), 4, input_tensor=inputs, **options)
+
+
+@pytest.mark.parametrize("batch_size", [8, 1])
+def test_fixed_batch_size(batch_size, tmp_path):
+    """Keras's models answer batches of other sizes as well."""
+    network = fixed(batch_size)
+    predictor = inference.freeze(network)
+    predictor.save(tmp_path / "saved")
+    for each in (predictor, inference.load(tmp_path / "saved")):
+        assert each.input_shape == (None, 12, 12, 3)
+        for count in (batch_size, 3):
+            assert error(each, network, images(count, 12, 12, 3)) < 1e-5
+    each.export(tmp_path / "fixed.onnx")  # files keep the size
+    session = onnxruntime.InferenceSession(tmp_path / "fixed.onnx")
+    assert [session.get_inputs()[0].shape[0], session.get_outputs()[0].shape[0]] == 2 * [batch_size]
+    serving = tf.saved_model.load(str(tmp_path / "saved")).signatures["serving_default"]
+    assert serving.structured_input_signature[1]["images"].shape[0] == batch_size
+    x = images(batch_size, 12, 12, 3)
+    for answers in (session.run(None, {"images": x})[0], serving(images=x)["predictions"]):
+        assert relative_error(np.array(answers), np.array(network(x, training=False))) < 1e-5
+
+
+def test_fixed_batch_size_that_the_model_relies_on(tmp_path):
+    inputs = keras.Input((12, 12, 3), batch_size=4)
+    network = keras.Model(inputs, keras.ops.reshape(layers.DenseBlock(1, 2)(inputs), (4, -1)))
+    inference.freeze(network).save(tmp_path)
+    predictor, x = inference.load(tmp_path), images(4, 12, 12, 3)
+    assert error(predictor, network, x) < 1e-5
+    with pytest.raises(ValueError, match=r"must be \(4, 12, 12, 3\)"):
+        predictor(x[:2])
+
+
+@pytest.mark.parametrize("include_top", [True, False])
+def test_empty_batch(include_top, tmp_path):
+    predictor = inference.freeze(small(include_top=include_top))
+    shape = (0, 5) if include_top else (0, 5, 6, 16)
+    empty = np.zeros((0, 40, 48, 3), "float32")
+    predictor.save(tmp_path / "saved")
+    for answers in (
+        predictor,
+        inference.load(tmp_path / "saved"),
+        tf.saved_model.load(str(tmp_path / "saved")),
+        tf.function(predictor, input_signature=[tf.TensorSpec((None, None, None, 3))]),
+        tf.function(predictor, jit_compile=True),
+    ):
+        assert answers(empty).shape == shape
+    predictor.export(tmp_path / "any.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "any.onnx")
+    assert session.run(None, {"images": empty})[0].shape == shape
+
+
+@pytest.mark.parametrize("blocks", [(2,), (2, 2)], ids=str)
+def test_not_a_number_stays_in_its_image(blocks):
+    """The answer is no number where the model's is none, and other images' answers are theirs.
+
+    A traced graph of TensorFlow's takes ReLU of NaN for 0 where it joins ReLU to a convolution:
+    `predict` of such a model answers NaN with numbers. The predictor does not.
+    """
+    network = small(blocks, input_shape=(12, 12, 3), imagenet_stem=False)
+    predictor = inference.freeze(network)
+    for count, bad in ((1, 0), (3, 0), (3, 2), (8, 4)):
+        x = images(count, 12, 12, 3)
+        x[bad, 5, 5, 1] = np.nan
+        actual, expected = np.array(predictor(x)), np.array(network(x, training=False))
+        assert np.isnan(expected[bad]).all()
+        np.testing.assert_array_equal(np.isnan(actual), np.isnan(expected))
+        if count > 1:
+            assert relative_error(np.nan_to_num(actual), np.nan_to_num(expected)) < 1e-5
+
+
+# TensorFlow Lite
+
+
+def in_int8(converter, x):
+    """The size of the file in int8, and its answers."""
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: ([image[None]] for image in x)
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    file = converter.convert()
+    interpreter = tf.lite.Interpreter(model_content=file)
+    interpreter.allocate_tensors()
+    (images,), (answers,) = interpreter.get_input_details(), interpreter.get_output_details()
+    found = []
+    for image in x:
+        interpreter.set_tensor(images["index"], image[None])
+        interpreter.invoke()
+        found.append(interpreter.get_tensor(answers["index"])[0])
+    return len(file), np.array(found)
+
+
+@pytest.mark.filterwarnings("ignore:Statistics for quantized inputs:UserWarning")
+@pytest.mark.filterwarnings("ignore:(?s).*tf.lite.Interpreter is deprecated:UserWarning")
+def test_int8_of_tensorflow_lite_is_no_larger_and_as_good(tmp_path):
+    """Keras's own model is quantized likewise; eight bits leave an error of a few percent."""
+    network, x = small((3, 3), input_shape=(32, 32, 3)), images(16, 32, 32, 3)
+    inference.freeze(network).save(tmp_path)
+    expected = np.array(network(x, training=False))
+    size, answers = in_int8(tf.lite.TFLiteConverter.from_saved_model(str(tmp_path)), x)
+    size_keras, answers_keras = in_int8(tf.lite.TFLiteConverter.from_keras_model(network), x)
+    error, error_keras = (relative_error(a, expected) for a in (answers, answers_keras))
+    assert size <= size_keras  # 26 kB and 31 kB
+    assert max(error, error_keras) < 0.05  # both are 0.025
+
+
 def test_training_the_model_further_changes_no_prediction():
     network = small(input_shape=(40, 40, 3))
     predictor, x = inference.freeze(network), images(4, 40, 40, 3)
@@ -317,8 +559,45 @@ def always_training():
     return keras.Model(inputs, BatchNormalization(name="live")(inputs, training=True))
 
 
+class Counting(keras.layers.Layer):
+    """Another answer each time, in a variable of its own."""
+
+    def build(self, _):
+        self.count = self.add_weight(shape=(), initializer="zeros", name="count")
+
+    def call(self, x):
+        self.count.assign_add(1.0)
+        return x * self.count
+
+
+class Noisy(keras.layers.Layer):
+    """Random in prediction too."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.generator = keras.random.SeedGenerator(0, name="generator")
+
+    def call(self, x):
+        return x + keras.random.normal(keras.ops.shape(x), seed=self.generator)
+
+
 REFUSED = {
     "statistics of the batch": (always_training, ValueError, "'live' is called with training=True"),
+    "random for ever": (
+        lambda: around(lambda x: keras.layers.Dropout(0.5, name="mc")(x, training=True)),
+        ValueError,
+        "'mc' is called with training=True",
+    ),
+    "random by itself": (
+        lambda: around(Noisy(name="noisy")),
+        ValueError,
+        "variable 'generator/seed_generator_state:0' changes",
+    ),
+    "a counter": (
+        lambda: around(Counting(name="counting")),
+        ValueError,
+        "variable 'counting/count:0' changes",
+    ),
     "no model": (lambda: layers.DenseBlock(1, 2), TypeError, "must be a keras.Model"),
     "subclassed": (lambda: Subclassed(name="own"), ValueError, "'own' is a Subclassed"),
     "nested": (lambda: around(Subclassed(name="in")), ValueError, "layer 'in' is a Subclassed"),

@@ -620,3 +620,20 @@ assert keras.models.model_from_json(open("model.json").read()).count_params()
             text=True,
         )
         assert done.returncode == 0, done.stderr
+
+
+# `quantize`: a warning for each layer that it passes over, which are all but Dense
+
+
+@pytest.mark.filterwarnings("ignore:.*__array__ implementation:DeprecationWarning")  # Keras's own
+def test_quantize_says_once_what_it_leaves_in_float():
+    """(Stock networks warn for every layer. Convolutions in eight bits: test_inference.py.)"""
+    model = small()
+    x = images(4, (16, 16, 3))
+    before = model.predict(x, verbose=0)
+    with pytest.warns(UserWarning, match="TensorFlow Lite") as said:
+        model.quantize("int8")
+    said = [str(each.message) for each in said if each.category is UserWarning]
+    assert len(said) == 1
+    assert model.layers[-1].kernel.dtype == "int8"
+    assert 0 < relative_error(model.predict(x, verbose=0), before) < 0.01
