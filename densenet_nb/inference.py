@@ -95,14 +95,18 @@ def freeze(model: keras.Model) -> "Predictor":
     """
     require_foldable(model)
 
-    def forward(images: Any) -> Any:
-        return keras.tree.flatten(_Folding().run(model, images))[0]
-
     signature = tf.TensorSpec(model.inputs[0].shape, model.inputs[0].dtype, name="images")
     apart = _takes_images_apart(model)
     accepted = tf.TensorSpec((None, *signature.shape[1:]), signature.dtype) if apart else signature
-    whole = convert_variables_to_constants_v2(_traced(forward, accepted))
-    return Predictor(_module(whole, signature, accepted, apart), signature, accepted)
+
+    def constants(split: bool) -> Any:
+        def forward(images: Any) -> Any:
+            return keras.tree.flatten(_Folding(split).run(model, images))[0]
+
+        return convert_variables_to_constants_v2(_traced(forward, accepted))
+
+    module = _module(constants(split=False), constants(split=True), signature, accepted, apart)
+    return Predictor(module, signature, accepted)
 
 
 def load(path: str | os.PathLike) -> "Predictor":
@@ -188,7 +192,7 @@ class Predictor:
 
         TensorFlow Serving and ``tf.saved_model.load`` read it as well as :func:`load` does. The
         signature is the bare graph, which TensorFlow Lite's converter can quantize, for the model's
-        own batch size; it takes no empty batch.
+        own batch size; it takes no empty batch. Weights are in the file twice, for both.
         """
         tf.saved_model.save(self._module, os.fspath(path), signatures=self._named())
 
@@ -353,34 +357,38 @@ def _traced(forward: Callable, accepted: Any) -> Any:
     return needed
 
 
-def _module(whole: Callable, signature: Any, accepted: Any, apart: bool) -> Any:
-    """Return what is saved: ``forward``, the graph, and ``__call__``, the same in two halves.
+def _module(bare: Callable, split: Callable, signature: Any, accepted: Any, apart: bool) -> Any:
+    """Return what is saved: ``forward``, the bare graph, and ``__call__``, the fast one in halves.
 
-    Halves of a batch run at the same time: while one waits for memory (concatenation, clipping)
-    the other multiplies. A single image is not halved, and an empty batch is filled with one:
-    TensorFlow's kernels do not all take an empty batch. Where the model may read across images
-    (not `apart`), ``__call__`` is the graph.
+    The bare graph is for converters: a convolution in parts would cost them bytes. Halves of a
+    batch run at the same time: while one waits for memory (concatenation, clipping) the other
+    multiplies. A single image is not halved, and an empty batch is filled with one: TensorFlow's
+    kernels do not all take an empty batch. Where the model may read across images (not `apart`),
+    ``__call__`` is not halved.
     """
 
     def forward(images: Any) -> Any:
-        return whole(images)[0]
+        return bare(images)[0]
+
+    def together(images: Any) -> Any:
+        return split(images)[0]
 
     def in_halves(images: Any) -> Any:
         middle = tf.shape(images)[0] // 2
         halves = images[:middle], images[middle:]
-        return tf.concat([forward(half) for half in halves], axis=0)
+        return tf.concat([together(half) for half in halves], axis=0)
 
     def call(images: Any) -> Any:
         count, *size = tf.unstack(tf.shape(images))  # of an image: height, width, channels
         blank = functools.partial(tf.zeros, (1, *size), images.dtype)
         filled = tf.cond(count > 0, lambda: images, blank)
-        answers = tf.cond(count > 1, lambda: in_halves(filled), lambda: forward(filled))
+        answers = tf.cond(count > 1, lambda: in_halves(filled), lambda: together(filled))
         return answers[:count]
 
     module = tf.Module()
     module.forward = tf.function(forward, input_signature=[signature], autograph=False)
     module.__call__ = tf.function(
-        call if apart else forward, input_signature=[accepted], autograph=False
+        call if apart else together, input_signature=[accepted], autograph=False
     )
     return module
 
@@ -405,10 +413,12 @@ class _Folding:
     """Runs a model's layers on TensorFlow tensors, each in its folded form where it has one.
 
     A normalization looks back: if a convolution made its input, that convolution is made again
-    with other filters. The first one is then read by nobody, and TensorFlow prunes it.
+    with other filters. The first one is then read by nobody, and TensorFlow prunes it. With
+    `split`, the newest maps are convolved apart from those that were there before.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, split: bool) -> None:
+        self.split = split
         self.convolved: dict[Any, _Convolved] = {}
 
     def run(self, model: keras.Model, x: Any) -> Any:
@@ -485,7 +495,8 @@ class _Folding:
         if self.clips(function, maps) and _cancels_safely(offset, kernel, reader):
             floor, ceiling, scale, offset = _clipping(scale, offset)
             limits = np.stack([floor, ceiling])
-            parts = [_clip(part, *share) for part, share in _shares(_parts(maps), limits, axis=1)]
+            together = _parts(maps) if self.split else [_joined(maps)]
+            parts = [_clip(part, *share) for part, share in _shares(together, limits, axis=1)]
             bias = offset @ kernel[0, 0]
             kernel = kernel * scale[:, None]  # filters are (1, 1, m, filters)
         else:

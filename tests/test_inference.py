@@ -116,14 +116,14 @@ def test_121_and_keras_applications(peers):
         assert error(inference.freeze(network), theirs, x) < 1e-5
 
 
-def operations(predictor):
+def operations(function):
     """The operations of the graph and of the functions that it calls."""
-    graph = predictor._module.forward.get_concrete_function().graph.as_graph_def()
+    graph = function.get_concrete_function().graph.as_graph_def()
     return re.findall(r'^\s*op: "(\w+)"', str(graph), re.MULTILINE)
 
 
 def test_nothing_is_left_to_normalize_or_to_read(predictor):
-    names = operations(predictor)
+    names = operations(predictor._module.forward)
     assert not {"FusedBatchNormV3", "ReadVariableOp", "VarHandleOp", "Rsqrt"} & set(names)
     # Two blocks of two bottlenecks, a transition and the stem. The transition's normalization and
     # the last stay affine.
@@ -136,7 +136,8 @@ def test_only_the_newest_maps_have_to_wait():
     network = small((4,))
     predictor = inference.freeze(network)
     # The stem and two to a dense layer; one more where 8 + 2 x 4 channels are beside 4 new.
-    assert operations(predictor).count("Conv2D") == 1 + 2 * 4 + 1
+    assert operations(predictor._module.__call__).count("Conv2D") == 1 + 2 * 4 + 1
+    assert operations(predictor._module.forward).count("Conv2D") == 1 + 2 * 4  # as converters read
     assert error(predictor, network, images(2, 40, 40, 3)) < 1e-5
 
 
@@ -421,14 +422,14 @@ def in_int8(converter, x):
 @pytest.mark.filterwarnings("ignore:(?s).*tf.lite.Interpreter is deprecated:UserWarning")
 def test_int8_of_tensorflow_lite_is_no_larger_and_as_good(tmp_path):
     """Keras's own model is quantized likewise; eight bits leave an error of a few percent."""
-    network, x = small((3, 3), input_shape=(32, 32, 3)), images(16, 32, 32, 3)
+    network, x = small((4, 4), input_shape=(32, 32, 3)), images(16, 32, 32, 3)
     inference.freeze(network).save(tmp_path)
     expected = np.array(network(x, training=False))
     size, answers = in_int8(tf.lite.TFLiteConverter.from_saved_model(str(tmp_path)), x)
     size_keras, answers_keras = in_int8(tf.lite.TFLiteConverter.from_keras_model(network), x)
     error, error_keras = (relative_error(a, expected) for a in (answers, answers_keras))
-    assert size <= size_keras  # 26 kB and 31 kB
-    assert max(error, error_keras) < 0.05  # both are 0.025
+    assert size <= size_keras
+    assert max(error, error_keras) < 0.05  # both are 0.03
 
 
 def test_training_the_model_further_changes_no_prediction():
