@@ -9,6 +9,7 @@ says more than a verdict could.
 import functools
 import math
 import textwrap
+import time
 from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any
@@ -99,44 +100,72 @@ def compare(found: Any, right: Any, misconceptions: dict[Any, str], otherwise: s
 
 
 @check
-def check_dense_layer_weights(answer: Callable[[int, int, bool], int]) -> None:
-    """Exercise 3.1: the convolution weights of a dense layer."""
-    for c, k in ((544, 32), (64, 32), (100, 12)):
-        middle = 4 * k
-        right = c * middle + 9 * middle * k
-        norms = (2 * c + 2 * middle, 4 * c + 4 * middle)
-        found = number(answer(c, k, True))
+def check_layers_without_bottleneck(
+    answer: Callable[[Sequence[int], Sequence[int], int], tuple[Sequence[int], int]],
+) -> None:
+    """Exercise 3.1: the layers that cost fewer multiply-adds without a bottleneck."""
+    from densenet_nb import cost
+    from densenet_nb.configurations import CONFIGURATIONS
+
+    for name in ("DenseNet121", "DenseNet161"):
+        network = CONFIGURATIONS[name]
+        k = network.growth_rate
+        rows = [row for row in cost.rows(network) if row.name.startswith("block")]
+        inputs = [row.inputs for row in rows]
+        pixels = [row.height * row.width for row in rows]
+        found = answer(list(inputs), list(pixels), k)
+        pair = isinstance(found, (tuple, list)) and len(found) == 2
+        expect(pair and np.ndim(found[0]) == 1, found, "a list of layers and a number")
+        gains = [36 * k**2 - 5 * c * k for c in inputs]
+        right = {layer for layer, gain in enumerate(gains) if gain > 0}
+        chosen = set(found[0])
         misconceptions = {
-            4 * c * c + 9 * 4 * c * k: "The 1x1 convolution makes 4 k maps, four growth rates, not "
-            "four times its input: that slip costs c / k times as much.",
-            c * middle + 9 * c * k: "The 3x3 convolution reads the 4 k maps that the 1x1 "
-            "convolution makes, no longer the block's c maps.",
-            c * middle + 9 * middle * c: "The 3x3 convolution makes k maps, the growth rate, not "
-            "as many as the layer reads: otherwise every layer would double the channels.",
-            c * middle: "The bottleneck stands before the 3x3 convolution, not in its place.",
-            9 * c * k: "This is the layer without a bottleneck: `bottleneck` is not used.",
-            c * middle + middle * k: "The second convolution is 3x3: nine weights for each pair of "
-            "an input and an output channel.",
-            right + middle + k: "These convolutions have no bias: the batch normalization after "
-            "them would subtract it, and the authors' networks have none.",
-        } | {
-            right + n: "Count the convolutions only: γ, β and the moving statistics of batch "
-            "normalization are not convolution weights."
-            for n in norms
+            f"230.4 is 7.2 x 32; here k = {k}.": {
+                layer for layer, c in enumerate(inputs) if c < 230.4
+            },
+            "Counted from 0, the first layer is layer 0.": {layer + 1 for layer in right},
+            "At 4 k channels the 1x1 convolution begins to reduce something, but it saves nothing "
+            "yet: the 3x3 convolution behind it costs 36 k² first.": {
+                layer for layer, c in enumerate(inputs) if c < 4 * k
+            },
+            "Where the 1x1 convolution keeps the width it costs, too, and so it does for a while "
+            "beyond 4 k: the 3x3 convolution behind it costs 36 k².": {
+                layer for layer, c in enumerate(inputs) if c <= 4 * k
+            },
+            "The limit is not the end of block 1: the first layers of block 2 read few channels "
+            "as well.": set(range(network.blocks[0])),
+            "These are the layers that cost less with their bottleneck.": {*range(len(inputs))}
+            - right,
+            "Not in every layer: most save multiply-adds by their bottleneck.": {
+                *range(len(inputs))
+            },
+        }
+        for message, wrong in misconceptions.items():
+            refuse(chosen == wrong != right, message)
+        refuse(
+            chosen != right,
+            f"In {name} {len(right)} layers cost less without a bottleneck; {len(chosen)} are "
+            "chosen here, or others. Compare 9 c k with 4 c k + 36 k², layer by layer.",
+        )
+        saved = sum(gains[layer] * pixels[layer] for layer in right)
+        misconceptions = {
+            -saved: "What is saved is counted as positive: with the bottleneck less without.",
+            sum(gains[layer] for layer in right): "These are weights: each is used at every pixel "
+            "of its layer.",
+            2 * saved: "These are FLOPs, two for each multiply-add.",
+            sum((36 * k**2 + 4 * k * inputs[i]) * pixels[i] for i in right): "A convolution "
+            "remains: subtract the 9 c k of the 3x3 convolution that the bottleneck leaves.",
+            sum(4 * k * inputs[i] * pixels[i] for i in right): "With the 1x1 convolution the 3x3 "
+            "convolution changes as well: it reads c channels, no longer 4 k.",
+            sum(gains[layer] * p for layer, p in enumerate(pixels)): "Only the chosen layers lose "
+            "their bottleneck.",
         }
         compare(
-            found,
-            right,
+            number(found[1]),
+            saved,
             misconceptions,
-            f"For c = {c}, k = {k} the convolutions 1x1, c to 4 k, and 3x3, 4 k to k, have "
-            f"{right:,} weights, not {found}.",
-        )
-        compare(
-            number(answer(c, k, False)),
-            9 * c * k,
-            {right: "Without a bottleneck there is one 3x3 convolution, straight from c to k."},
-            f"Without a bottleneck, c = {c} and k = {k} need one 3x3 kernel: {9 * c * k:,} "
-            "weights.",
+            f"The right layers of {name} save {saved:,} multiply-adds, not {found[1]}: add "
+            "(4 c k + 36 k² - 9 c k) times the pixels over them.",
         )
 
 
@@ -179,6 +208,45 @@ def check_break_even(answer: Callable[[int, int, int], float]) -> None:
             "3x3 convolution it replaces, or more: it never saves, so return math.inf, not "
             f"{shown(found)}.",
         )
+
+
+@check
+def check_seconds(answer: Callable[[Callable[[], None]], float]) -> None:
+    """Exercise 3.3: how long a call takes once the first is over."""
+    calls: list[float] = []
+
+    def function() -> None:
+        start = time.perf_counter()
+        time.sleep(0.002 if calls else 0.05)  # the first prepares things
+        calls.append(time.perf_counter() - start)
+
+    found = number(answer(function))
+    refuse(not calls, "The function was never called: a time is measured, not computed.")
+    first, *warm = calls
+    refuse(
+        not warm,
+        "The function was called once, and the first call is not typical: call it once before "
+        "the clock starts.",
+    )
+    refuse(
+        len(warm) < 3,
+        f"{len(warm)} warm calls say little: one of them may have been disturbed. Take more.",
+    )
+    refuse(
+        found > 0.5 * sum(warm),
+        "That is the time of all calls, or the first is among them: time single calls, after the "
+        "first.",
+    )
+    refuse(
+        found > 1.1 * max(warm),
+        "The first call is in the average: it took "
+        f"{first / min(warm):.0f} times as long as another. Leave it out.",
+    )
+    refuse(
+        found < min(warm),
+        f"No warm call was as short as {found:.2g} s. Is the result in seconds, and is one whole "
+        "call between the two looks at the clock?",
+    )
 
 
 @check
@@ -259,48 +327,73 @@ def check_transition(answer: Callable[[Any, float], Any]) -> None:
 
 
 @check
-def check_block_outputs(answer: Callable[[Sequence[int], int, int, float], Any]) -> None:
-    """Exercise 4.2: the channels that leave each dense block."""
+def check_commutes(answer: Callable[[Callable, Callable], bool]) -> None:
+    """Exercise 4.2: whether an operation may change places with a pooling, by trying."""
+    import keras
 
-    def walk(keep: Callable[[int], int]) -> list[int]:
-        outputs, channels = [], k0
-        for num_layers in blocks:
-            outputs.append(channels + num_layers * k)
-            channels = keep(outputs[-1])
-        return outputs
-
-    for blocks, k, k0, theta in (((6, 12, 24, 16), 32, 64, 0.5), ((3, 3, 3), 7, 14, 0.5)):
-        right = walk(lambda m, theta=theta: math.floor(theta * m))
-        fresh = [k0, *(math.floor(theta * (k0 + layers * k)) for layers in blocks[:-1])]
-        misconceptions = {
-            tuple(walk(lambda m: m)): "The count goes on as if nothing had been dropped: after a "
-            "transition, floor(θ m) channels enter the next block.",
-            (*right[:-1], math.floor(theta * right[-1])): "No transition follows the last block: "
-            "batch normalization, ReLU and global pooling do.",
-            tuple(
-                enter + layers * k for enter, layers in zip(fresh, blocks, strict=True)
-            ): "Each transition starts again from the stem's k0: the channels must carry over "
-            "from block to block.",
-            tuple(
-                k0 if index == 0 else math.floor(theta * right[index - 1])
-                for index in range(len(blocks))
-            ): "These are the channels that enter each block; those that leave are asked.",
-            tuple(walk(lambda m, theta=theta: math.ceil(theta * m))): "θ m is rounded up: the "
-            "paper's ⌊θ m⌋ rounds down, 17.5 to 17.",
-        }
-        found = answer(blocks, k, k0, theta)
-        expect(
-            isinstance(found, (list, tuple, np.ndarray))
-            and all(isinstance(c, Real) for c in found),
-            found,
-            "a list of numbers, one for each block,",
+    average, maximum = keras.layers.AveragePooling2D(2), keras.layers.MaxPooling2D(2)
+    convolutions = {
+        size: keras.layers.Conv2D(
+            4,
+            size,
+            padding="same",
+            use_bias=False,
+            kernel_initializer=keras.initializers.RandomNormal(seed=size),
         )
-        compare(
-            tuple(found),
-            tuple(right),
-            misconceptions,
-            f"For blocks {blocks}, k = {k}, k0 = {k0}, θ = {theta}: {right} leave, not "
-            f"{list(found)}.",
+        for size in (1, 3)
+    }
+    relu, leaky = keras.layers.ReLU(), keras.layers.LeakyReLU(negative_slope=0.5)
+    flip = keras.layers.Rescaling(-1.0)
+    cases = (
+        ("a 1x1 convolution", convolutions[1], "average", average, True),
+        ("ReLU", relu, "average", average, False),
+        ("ReLU", relu, "max", maximum, True),
+        ("a 3x3 convolution", convolutions[3], "average", average, False),
+        ("a change of sign", flip, "max", maximum, False),
+        ("a leaky ReLU of slope 0.5", leaky, "average", average, False),
+    )
+    for name, operation, kind, pool, right in cases:
+        given: list[np.ndarray] = []
+        pooled: list[np.ndarray] = []
+
+        def operate(x: Any, operation: Any = operation, given: list = given) -> Any:
+            given.append(np.asarray(x))
+            return operation(x)
+
+        def pooling(x: Any, pool: Any = pool, pooled: list = pooled) -> Any:
+            pooled.append(np.asarray(x))
+            return pool(x)
+
+        found = answer(operate, pooling)
+        expect(isinstance(found, (bool, np.bool_)), found, "True or False")
+        refuse(
+            not given or not pooled,
+            "Nothing was tried: give maps to both orders and compare what comes out.",
+        )
+        refuse(
+            len(given) < 2 or len(pooled) < 2,
+            "Only one order was tried: compare pool(operation(x)) with operation(pool(x)).",
+        )
+        maps = max(given, key=np.size)
+        refuse(
+            found and not right and np.ptp(maps, axis=(1, 2)).max() == 0,
+            "Your maps are the same at every pixel. On such maps pooling changes nothing, and "
+            "everything commutes with it.",
+        )
+        refuse(
+            found and not right and (maps.min() >= 0 or maps.max() <= 0),
+            "Your maps have values of one sign only. There ReLU does nothing, or everything; try "
+            "both signs.",
+        )
+        refuse(
+            right and not found and kind == "average",
+            f"You found that {name} and average pooling do not commute. They do, to rounding: "
+            "float32 sums in another order differ in their last bits. Allow for 1%.",
+        )
+        refuse(
+            found != right,
+            f"You found that {name} and {kind} pooling {'do' if found else 'do not'} commute. Do "
+            "you compare all values, and the size of their difference with the size of the maps?",
         )
 
 

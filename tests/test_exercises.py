@@ -6,6 +6,7 @@ The solutions are those folded into the notebooks, run from there: one source.
 import json
 import math
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -56,11 +57,29 @@ def up(n):
     return (n + 1) // 2
 
 
-def layer_weights(first=lambda c, k: 4 * c * k, second=lambda c, k: 36 * k * k, plain=9):
-    """Return a count of a dense layer's weights, right but for what the arguments change."""
+def layers_without_bottleneck(
+    fewer=lambda c, k: 5 * c < 36 * k, gain=lambda c, k: 36 * k * k - 5 * c * k, end=None
+):
+    """Return the choice of layers and what it saves, right but for what the arguments change."""
 
-    def answer(c, k, bottleneck):
-        return first(c, k) + second(c, k) if bottleneck else plain * c * k
+    def answer(inputs, pixels, k):
+        layers = [index for index, c in enumerate(inputs) if fewer(c, k)]
+        saved = sum(gain(inputs[index], k) * pixels[index] for index in layers)
+        return end(layers, saved) if end else (layers, saved)
+
+    return answer
+
+
+def seconds(warm_up=1, repeats=5, end=lambda times: sorted(times)[len(times) // 2]):
+    """Return the time of a call, right but for what the arguments change."""
+
+    def answer(function):
+        times = []
+        for _ in range(warm_up + repeats):
+            start = time.perf_counter()
+            function()
+            times.append(time.perf_counter() - start)
+        return end(times[warm_up:])
 
     return answer
 
@@ -99,15 +118,15 @@ def transition(*steps, filters=math.floor, pool_padding="valid", **convolution):
 H_CONV = ("norm", "relu", "conv")
 
 
-def channels_leaving(keep=lambda m, theta: math.floor(theta * m), end=lambda leave, theta: leave):
-    """Return the channels that leave each block, right but for what the arguments change."""
+MAPS = np.random.default_rng(6).normal(size=(2, 8, 8, 3)).astype("float32")
 
-    def answer(blocks, k, k0, theta):
-        leave = []
-        for num_layers in blocks:
-            leave.append(k0 + num_layers * k)
-            k0 = keep(leave[-1], theta)
-        return end(leave, theta)
+
+def commutes(maps=MAPS, same=lambda a, b: np.linalg.norm(a - b) < 0.01 * np.linalg.norm(a)):
+    """Return the verdict on an operation and a pooling, tried on `maps`."""
+
+    def answer(operation, pool):
+        a, b = np.asarray(pool(operation(maps))), np.asarray(operation(pool(maps)))
+        return bool(same(a, b))
 
     return answer
 
@@ -135,23 +154,48 @@ def largest_batch(arrays=lambda weights: weights.total + 2 * weights.trainable, 
 
 # check: [(wrong answer, words of its message), …]
 WRONG = {
-    "check_dense_layer_weights": [
+    "check_layers_without_bottleneck": [
+        (layers_without_bottleneck(lambda c, k: c < 4 * k), "begins to reduce something"),
+        (layers_without_bottleneck(lambda c, k: c <= 4 * k), "keeps the width"),
+        (lambda inputs, pixels, k: (range(6), 260_112_384), "not the end of block 1"),
+        (layers_without_bottleneck(lambda c, k: 5 * c > 36 * k), "cost less with"),
+        (layers_without_bottleneck(lambda c, k: c < 230.4), "here k = 48"),
+        (layers_without_bottleneck(lambda c, k: True), "Not in every layer"),
+        (layers_without_bottleneck(lambda c, k: c < 200), "10 layers cost less"),
         (
-            layer_weights(lambda c, k: 4 * c * c, lambda c, k: 36 * c * k),
-            "not four times its input",
+            layers_without_bottleneck(end=lambda layers, saved: ([i + 1 for i in layers], saved)),
+            "the first layer is layer 0",
         ),
-        (layer_weights(second=lambda c, k: 9 * c * k), "reads the 4 k maps"),
-        (layer_weights(second=lambda c, k: 36 * k * c), "makes k maps"),
-        (layer_weights(second=lambda c, k: 0), "not in its place"),
-        (lambda c, k, bottleneck: 9 * c * k, "`bottleneck` is not used"),
-        (layer_weights(second=lambda c, k: 4 * k * k), "nine weights"),
-        (layer_weights(second=lambda c, k: 36 * k * k + 5 * k), "no bias"),
-        (layer_weights(second=lambda c, k: 36 * k * k + 2 * c + 8 * k), "Count the convolutions"),
-        (layer_weights(second=lambda c, k: 36 * k * k + 4 * c + 16 * k), "Count the convolutions"),
-        (layer_weights(second=lambda c, k: 1), "106,496 weights, not 69633"),
-        (lambda c, k, bottleneck: 4 * c * k + 36 * k * k, "straight from c to k"),
-        (layer_weights(plain=1), "156,672 weights"),
-        (lambda c, k, bottleneck: 4 * c * k + 36 * k * k if bottleneck else None, "returned None"),
+        (layers_without_bottleneck(end=lambda layers, saved: (layers, -saved)), "as positive"),
+        (layers_without_bottleneck(end=lambda layers, saved: (layers, 2 * saved)), "FLOPs"),
+        (layers_without_bottleneck(end=lambda layers, saved: (layers, 1)), "not 1: add"),
+        (layers_without_bottleneck(end=lambda layers, saved: (layers, [saved])), "where a number"),
+        (layers_without_bottleneck(end=lambda layers, saved: layers), "a list of layers and a"),
+        (layers_without_bottleneck(end=lambda layers, saved: (10, saved)), "a list of layers and"),
+        (layers_without_bottleneck(gain=lambda c, k: 4 * c * k + 36 * k * k), "remains"),
+        (layers_without_bottleneck(gain=lambda c, k: 4 * c * k), "it reads c channels"),
+        (
+            lambda inputs, pixels, k: (
+                layers_without_bottleneck()(inputs, pixels, k)[0],
+                layers_without_bottleneck()(inputs, [1] * len(pixels), k)[1],
+            ),
+            "These are weights",
+        ),
+        (
+            lambda inputs, pixels, k: (
+                layers_without_bottleneck()(inputs, pixels, k)[0],
+                layers_without_bottleneck(lambda c, k: True)(inputs, pixels, k)[1],
+            ),
+            "Only the chosen layers",
+        ),
+    ],
+    "check_seconds": [
+        (lambda function: 0.002, "never called"),
+        (seconds(0, 1), "called once"),
+        (seconds(1, 2), "say little"),
+        (seconds(1, 9, sum), "time of all calls"),
+        (seconds(0, 10, lambda times: sum(times) / len(times)), "in the average"),
+        (seconds(1, 9, lambda times: min(times) / 1000), "Is the result in seconds"),
     ],
     "check_break_even": [
         (lambda k, width, size: width * k, "neither widens nor narrows"),
@@ -188,34 +232,25 @@ WRONG = {
         (lambda x, compression: x[:, 0], "where a Keras tensor"),
         (transition(*H_CONV, "average", "relu"), "Shapes and weights agree"),
     ],
-    "check_block_outputs": [
-        (channels_leaving(lambda m, theta: m), "as if nothing had been dropped"),
+    "check_commutes": [
+        (lambda operation, pool: True, "Nothing was tried"),
+        (lambda operation, pool: operation(pool(MAPS)) is not None, "Only one order"),
+        (commutes(np.ones_like(MAPS)), "the same at every pixel"),
+        (commutes(np.abs(MAPS)), "one sign only"),
+        (commutes(same=np.array_equal), "in another order"),
+        (commutes(same=lambda a, b: np.allclose(a, b, atol=10)), "ReLU and average pooling do "),
+        (commutes(same=lambda a, b: a.shape == b.shape), "Do you compare all values"),
         (
-            channels_leaving(end=lambda leave, theta: [*leave[:-1], int(theta * leave[-1])]),
-            "No transition follows the last block",
+            commutes(same=lambda a, b: np.linalg.norm(a - b) < 0.4 * np.linalg.norm(a)),
+            "slope 0.5",
         ),
+        (lambda operation, pool: np.asarray(pool(operation(MAPS))), "where True or False"),
         (
-            lambda blocks, k, k0, theta: [
-                (int(theta * (k0 + before * k)) if index else k0) + layers * k
-                for index, (before, layers) in enumerate(
-                    zip((0, *blocks[:-1]), blocks, strict=True)
-                )
-            ],
-            "starts again from the stem",
+            lambda operation, pool: np.array_equal(
+                pool(operation(np.round(MAPS * 8))), -operation(pool(np.round(MAPS * 8)))
+            ),
+            "do not commute",
         ),
-        (
-            lambda blocks, k, k0, theta: [
-                k0,
-                *(int(theta * m) for m in channels_leaving()(blocks, k, k0, theta)[:-1]),
-            ],
-            "channels that enter",
-        ),
-        (channels_leaving(lambda m, theta: math.ceil(theta * m)), "rounded up"),
-        (channels_leaving(lambda m, theta: round(theta * m)), "rounded up"),
-        (lambda blocks, k, k0, theta: [1024], "not [1024]"),
-        (lambda blocks, k, k0, theta: 1024.0, "returned 1024.0, where a list of numbers"),
-        (lambda blocks, k, k0, theta: {"block1": 256}, "returned {'block1': 256}, where a list"),
-        (lambda blocks, k, k0, theta: [[256]], "returned [[256]], where a list of numbers"),
     ],
     "check_depth": [
         (sum, "These are the dense layers"),
@@ -389,7 +424,13 @@ def test_every_check_is_used_in_a_notebook():
 
 
 OF_NUMBERS = sorted(
-    set(exercises.__all__) - {"check_transition", "check_block_outputs", "check_dense_block"}
+    set(exercises.__all__)
+    - {
+        "check_commutes",
+        "check_dense_block",
+        "check_layers_without_bottleneck",
+        "check_transition",
+    }
 )
 
 
