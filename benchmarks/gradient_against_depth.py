@@ -2,8 +2,9 @@
 
 usage: python benchmarks/gradient_against_depth.py [--output FILE] [--short]
 
-For each network, depth and seed: the norms of the loss's gradient and of the weights, for the
-convolution of the first composite function and for that of the last. Notebook 01 draws them.
+For each network, depth and seed: the norms of the weights W_l and of the loss's gradient with
+respect to them, for l = 1 and l = L; the norms of the maps x_l and of the gradient with respect to
+them, for l = 0 and l = L. Notebook 01 draws them.
 
 The file is written anew after each network and depth. Run the same command again to go on where it
 stopped.
@@ -21,6 +22,7 @@ import densenet_nb._startup  # noqa: F401
 import keras
 import numpy as np
 import recording
+import tensorflow as tf
 
 from densenet_nb import data, probes, textbook
 from densenet_nb.configurations import Configuration
@@ -70,26 +72,57 @@ def redraw(model: keras.Model, seed: int) -> None:
             layer.kernel.assign(initializer(layer.kernel.shape, layer.kernel.dtype))
 
 
-def measure(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> dict[str, list[float]]:
-    """Return the norms [of the first composite function's convolution, of the last one's]."""
+def with_maps(model: keras.Model) -> keras.Model:
+    """Return the model with the outputs x_0, x_L and its own, (batch, classes)."""
+    stem, *convolutions = [
+        layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)
+    ]
+    sums = [layer for layer in model.layers if isinstance(layer, keras.layers.Add)]  # a ResNet's
+    last = (sums or convolutions)[-1]
+    return keras.Model(model.input, [stem.output, last.output, model.output])
+
+
+def map_norms(
+    model: keras.Model, images: np.ndarray, labels: np.ndarray
+) -> tuple[list[float], list[float]]:
+    """Return ‖∂loss/∂x‖ and ‖x‖ of the maps among the outputs of `with_maps`, in training mode."""
+    with tf.GradientTape() as tape:
+        *maps, predictions = model(images, training=True)
+        losses = keras.losses.sparse_categorical_crossentropy(labels, predictions)
+        loss = keras.ops.mean(losses)
+    gradients = tape.gradient(loss, maps)
+    return [np.linalg.norm(g) for g in gradients], [np.linalg.norm(x) for x in maps]
+
+
+def measure(
+    model: keras.Model, maps: keras.Model, images: np.ndarray, labels: np.ndarray
+) -> dict[str, list[float]]:
+    """Return the norms at both ends: of W_1 and W_L, of x_0 and x_L, and of their gradients."""
     ends = [1, -1]  # the convolution at 0 is the stem, which the formulas call x_0
-    norms = zip(("gradient", "weight"), probes.gradient_norms(model, images, labels), strict=True)
-    return {name: [float(f"{value:.5g}") for value in values[ends]] for name, values in norms}
+    of_weights = [norms[ends] for norms in probes.gradient_norms(model, images, labels)]
+    names = ("gradient", "weight", "map_gradient", "map")
+    norms = zip(names, [*of_weights, *map_norms(maps, images, labels)], strict=True)
+    return {name: [float(f"{value:.5g}") for value in values] for name, values in norms}
+
+
+def ratios(record: dict[str, Any], network: str, depth: int) -> dict[str, np.ndarray]:
+    """Return g_1 / g_L and ‖∂loss/∂x_0‖ / ‖∂loss/∂x_L‖ of every seed, (seeds,) each."""
+    cell = {"network": network, "depth": depth}
+    runs = [run for run in record["runs"] if cell.items() <= run.items()]
+    weights = np.array([np.multiply(run["gradient"], run["weight"]) for run in runs])
+    maps = np.array([run["map_gradient"] for run in runs])
+    return {"weights": weights[:, 0] / weights[:, 1], "maps": maps[:, 0] / maps[:, 1]}
 
 
 def summary(record: dict[str, Any]) -> str:
-    """Return a line per network and depth: geometric means and the standard error of the first."""
-    lines = ["network            depth seeds  first / last (factor of error)  last alone"]
+    """Return a line per network and depth: medians of first / last, and 5% to 95% of the seeds."""
+    lines = [f"{'network':18} depth {'weights: g_1 / g_L':>32} {'maps: x_0 / x_L':>32}"]
     for name, depth in product(NETWORKS, record["settings"]["depths"]):
-        cell = {"network": name, "depth": depth}
-        runs = [run for run in record["runs"] if cell.items() <= run.items()]
-        effect = np.array([np.multiply(run["gradient"], run["weight"]) for run in runs])
-        ratio = np.log(effect[:, 0] / effect[:, 1])
-        error = ratio.std(ddof=1) / len(ratio) ** 0.5
-        lines.append(
-            f"{name:18} {depth:5} {len(runs):5} {np.exp(ratio.mean()):10.3g} ({np.exp(error):.2f})"
-            f"{np.exp(np.log(effect[:, 1]).mean()):27.3g}"
-        )
+        line = f"{name:18} {depth:5}"
+        for many in ratios(record, name, depth).values():
+            low, median, high = np.quantile(many, (0.05, 0.5, 0.95))
+            line += f" {median:11.3g} ({low:7.2g} to {high:7.2g})"
+        lines.append(line)
     return "\n".join(lines)
 
 
@@ -109,10 +142,11 @@ def main() -> None:
             continue
         cpu = time.process_time()
         model = NETWORKS[network](depth)
+        maps = with_maps(model)
         for seed in range(settings["seeds"]):
             redraw(model, seed)
             run = cell | {"parameters": model.count_params(), "seed": seed}
-            record["runs"].append(run | measure(model, images, labels))
+            record["runs"].append(run | measure(model, maps, images, labels))
         record["cpu_seconds"] = round(record["cpu_seconds"] + time.process_time() - cpu, 1)
         if path:
             recording.save(record, path)

@@ -632,24 +632,54 @@ def check_dense_slope(answer: Callable[[Sequence[int]], int]) -> None:
 
 
 @check
-def check_connections(answer: Callable[[Sequence[int]], int]) -> None:
-    """Exercise 1.2: the direct connections of a network of several dense blocks."""
-    for blocks in ((4,), (3, 5), (6, 12, 24, 16)):
-        layers = sum(blocks)
-        right = sum(n * (n + 1) // 2 for n in blocks)
+def check_gradient_ratio(answer: Callable[[Any, Any, Any, bool], float]) -> None:
+    """Exercise 1.2: ‖∂loss/∂x_0‖ / ‖∂loss/∂x_L‖, measured in training and in inference mode."""
+    import keras
+    import tensorflow as tf
+
+    from densenet_nb import textbook
+
+    keras.utils.set_random_seed(0)
+    plain = textbook.PlainCNN(3, 4, (6, 6, 1), 3)
+    convolutions = [layer for layer in plain.layers if isinstance(layer, keras.layers.Conv2D)]
+    model = keras.Model(plain.input, [*(c.output for c in convolutions), plain.output])
+    images, labels = keras.random.uniform((8, 6, 6, 1)), np.arange(8) % 3
+
+    def ratios(training: bool) -> dict[str, float]:
+        """Return first / last: of the gradients of the maps, of the maps, of those of the W."""
+        kernels = [convolution.kernel.value for convolution in convolutions[1:]]
+        with tf.GradientTape() as tape:
+            *x, probabilities = model(images, training=training)
+            losses = keras.losses.sparse_categorical_crossentropy(labels, probabilities)
+            loss = keras.ops.mean(losses)
+        dx, dw = tape.gradient(loss, [x, kernels])
+        ends = {"gradient": dx[::3], "maps": x[::3], "next": dx[1::2], "weights": dw[::2]}
+        return {name: float(tf.norm(first) / tf.norm(last)) for name, (first, last) in ends.items()}
+
+    in_training = ratios(training=True)  # first: it moves the averages that inference reads
+    in_inference = ratios(training=False)
+    for training, here, other in (
+        (False, in_inference, in_training),
+        (True, in_training, in_inference),
+    ):
+        right = here["gradient"]
         misconceptions = {
-            layers * (layers + 1) // 2: "That is one block of all the layers. No connection passes "
-            "a transition: sum over the blocks.",
-            sum(n * (n - 1) // 2 for n in blocks): "What enters a block is a source too: layer 1 "
-            "has one connection, not none.",
-            layers: "These connections are a chain's, one to each layer; layer l of a block has l.",
-            sum(n * n for n in blocks): "Each pair is counted from both ends, or layers read what "
-            "comes after them.",
-            sum((n + 1) * (n + 2) // 2 for n in blocks): "The concatenation at the end of a block "
-            "is counted as one more layer.",
+            1 / right: "That is last over first: divide the gradient at x_0 by that at x_L.",
+            other["gradient"]: f"`training` is not used: {training=} was asked for, and the model "
+            "ran in the other mode.",
+            right**2: "That is the ratio of the sums of squares: a norm has a square root.",
+            here["maps"]: "These are the norms of the maps themselves, not of the gradients.",
+            here["weights"]: "That is the gradient with respect to the weights. Differentiate the "
+            "loss with respect to x_0 and x_L, the first and the last of the maps.",
+            here["next"]: "You began with x_1. The stem's result is x_0, the first output.",
         }
-        found = number(answer(blocks))
-        compare(found, right, misconceptions, f"Blocks {blocks} have {right}, not {found}.")
+        found = number(answer(model, images, labels, training))
+        for wrong, message in misconceptions.items():
+            refuse(math.isclose(found, wrong, rel_tol=1e-3), message)
+        refuse(
+            not math.isclose(found, right, rel_tol=1e-3),  # float32, and a GPU's order of sums
+            f"On a small network with {training=} it is {right:.4g}, not {found:.4g}.",
+        )
 
 
 @check

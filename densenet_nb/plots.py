@@ -51,7 +51,7 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#00
 
 NETWORKS = (
     {"color": "dimgray"},
-    {"color": "darkgray", "linestyle": "--"},
+    {"color": "gray", "linestyle": "--"},
     {"color": COLORS[1]},
     {"color": COLORS[3]},
     {"color": COLORS[0], "linewidth": 3},
@@ -448,7 +448,7 @@ def _arrow(axes: Axes, start: float, end: float, color: str) -> None:
 def gradient_against_depth(
     depths: Sequence[int],
     panels: Mapping[str, Mapping[str, np.ndarray]],
-    live: Mapping[str, Mapping[str, np.ndarray]],
+    live: Mapping[str, Mapping[str, float]],
     ylabels: Sequence[str],
 ) -> Figure:
     """Draw measurements of many seeds against depth: median, 5% to 95% of seeds, and one live.
@@ -458,54 +458,86 @@ def gradient_against_depth(
     depths : sequence of int
         Depths of the networks.
     panels : mapping of str to mapping of str to numpy.ndarray
-        Title, network, positive values (depths, seeds). The networks in the order of `NETWORKS`.
-    live : mapping of str to mapping of str to numpy.ndarray
-        The same of a single seed, (depths,); drawn as crosses.
+        Title, network, positive values (depths, seeds). The first panel has all networks, in the
+        order of `NETWORKS`; the others may leave some out.
+    live : mapping of str to mapping of str to float
+        The same of a single seed at the largest depth: a cross, its number beside the line's name.
     ylabels : sequence of str
         Label of the vertical axis of each panel, with its unit.
     """
-    figure, axes = plt.subplots(1, len(panels), figsize=(10, 5), squeeze=False)
+    figure, axes = plt.subplots(1, len(panels), figsize=(10, 4.6), squeeze=False)
+    styles = dict(zip(next(iter(panels.values())), NETWORKS, strict=False))
     for axis, (title, networks), ylabel in zip(axes[0], panels.items(), ylabels, strict=True):
-        for style, (network, values) in zip(NETWORKS, networks.items(), strict=False):
+        ends = {}
+        for network, values in networks.items():
             low, median, high = np.quantile(values, (0.05, 0.5, 0.95), axis=1)
-            color = style["color"]
+            color, value = styles[network]["color"], live[title][network]
             axis.fill_between(depths, low, high, color=color, alpha=0.25, linewidth=0)
-            axis.plot(depths, median, label=network, **style)
-            axis.plot(depths, live[title][network], "x", color=color, markersize=8)
+            axis.plot(depths, median, label=network, **styles[network])
+            axis.plot(depths[-1], value, "x", color=color, markersize=8)
+            ends[f"{network} {_number(value)}"] = median[-1], color
         axis.set(xscale="log", yscale="log", xlabel="depth L (composite functions)", ylabel=ylabel)
-        axis.set_title(title)
+        axis.set(xlim=(depths[0] * 0.9, depths[-1] * 6))  # room for the names
+        axis.set_title(title, fontsize="medium")
         axis.set_xticks(depths, depths)
         axis.minorticks_off()
-    handles, _ = axes[0, 0].get_legend_handles_labels()
-    handles += [
+        _name_lines(axis, depths[-1] * 1.1, ends, "left")
+    handles = [
         Line2D([], [], color="black", label="median of the seeds"),
         Patch(color="black", alpha=0.25, linewidth=0, label="5% to 95% of the seeds"),
-        Line2D([], [], color="black", marker="x", linestyle="", label="live seed"),
+        Line2D([], [], color="black", marker="x", linestyle="", label="live seed, and its number"),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
 
 
 @plt.rc_context(STYLE)
-def gradient_by_layer(effects: Mapping[str, np.ndarray]) -> Figure:
-    """Draw how much the loss hangs on each composite function of some networks.
+def gradient_by_layer(
+    panels: Mapping[str, Mapping[str, np.ndarray]], ylabels: Sequence[str], depth: int
+) -> Figure:
+    """Draw a measurement of each layer of some networks; beside its name, first over last value.
 
     Parameters
     ----------
-    effects : mapping of str to numpy.ndarray
-        Network, and ‖W‖ ‖∂loss/∂W‖ of its layers from the input on, (layers,). The networks in
-        the order of `NETWORKS`.
+    panels : mapping of str to mapping of str to numpy.ndarray
+        Title, network, positive values, (layers,) from the input on; the last is that of layer
+        `depth`. The networks in the order of `NETWORKS`.
+    ylabels : sequence of str
+        Label of the vertical axis of each panel, with its unit.
+    depth : int
+        L, the number of composite functions.
     """
-    figure, axes = plt.subplots(figsize=(9, 4))
-    for style, (network, values) in zip(NETWORKS, effects.items(), strict=False):
-        axes.plot(range(1, len(values) + 1), values, marker=".", label=network, **style)
-    axes.set(
-        yscale="log",
-        xlabel="composite function, from the input",
-        ylabel="$g_\\ell$: change of the loss per relative\nchange of W: ‖W‖ ‖∂loss/∂W‖ (nats)",
-    )
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    figure, axes = plt.subplots(1, len(panels), figsize=(10, 4.6), squeeze=False)
+    for axis, (title, networks), ylabel in zip(axes[0], panels.items(), ylabels, strict=True):
+        starts = {}
+        for style, (network, values) in zip(NETWORKS, networks.items(), strict=False):
+            layers = range(depth + 1 - len(values), depth + 1)
+            axis.plot(layers, values, marker=".", label=network, **style)
+            name = f"{network} {_number(values[0] / values[-1])}"
+            starts[name] = values[0], style["color"]
+        axis.set(yscale="log", xlabel="layer $\\ell$ (0: the stem)", ylabel=ylabel)
+        axis.set(xlim=(-1.1 * depth, depth + 1), xticks=range(0, depth + 1, 10))  # room for names
+        axis.set_title(title, fontsize="medium")
+        _name_lines(axis, -1, starts, "right")
     return figure
+
+
+def _name_lines(
+    axes: Axes, x: float, lines: Mapping[str, tuple[float, str]], alignment: str
+) -> None:
+    """Write the name of each line at `x`, as high as its (value, color) says, but apart."""
+    low, high = np.log(axes.get_ylim())
+    gap = 0.06 * (high - low)
+    lowest = low
+    for name, (value, color) in sorted(lines.items(), key=lambda line: line[1][0]):
+        height = max(np.log(value), lowest)
+        axes.text(x, np.exp(height), name, color=color, ha=alignment, va="center")
+        lowest = height + gap
+
+
+def _number(value: float) -> str:
+    """Return a value with about two digits: 7,012, 124, 0.13, 2e-08."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
 
 
 @plt.rc_context(STYLE)

@@ -152,6 +152,29 @@ def largest_batch(arrays=lambda weights: weights.total + 2 * weights.trainable, 
     return answer
 
 
+def gradient_ratio(
+    ends=lambda dx, x, dw: (dx[0], dx[-1]),
+    ratio=lambda first, last: first / last,
+    training=lambda given: given,
+):
+    """Return the ratio of two norms in a step, right but for what the arguments change."""
+
+    def answer(model, images, labels, mode):
+        import keras
+        import tensorflow as tf
+
+        kernels = [w.value for w in model.weights if w.name == "kernel" and len(w.shape) == 4]
+        with tf.GradientTape() as tape:
+            *x, probabilities = model(images, training=training(mode))
+            losses = keras.losses.sparse_categorical_crossentropy(labels, probabilities)
+            loss = keras.ops.mean(losses)
+        dx, dw = tape.gradient(loss, [x, kernels])
+        first, last = (np.linalg.norm(tensor) for tensor in ends(dx, x, dw))
+        return ratio(first, last)
+
+    return answer
+
+
 # check: [(wrong answer, words of its message), …]
 WRONG = {
     "check_layers_without_bottleneck": [
@@ -269,13 +292,15 @@ WRONG = {
         (lambda slopes: 1 + slopes[-1] * np.prod([1 + s for s in slopes[:-1]]), "around H_L"),
         (lambda slopes: 60, "Slopes (7,) give 7, not 60"),
     ],
-    "check_connections": [
-        (lambda blocks: sum(blocks) * (sum(blocks) + 1) // 2, "passes a transition"),
-        (lambda blocks: sum(n * (n - 1) // 2 for n in blocks), "is a source too"),
-        (sum, "a chain's"),
-        (lambda blocks: sum(n * n for n in blocks), "from both ends"),
-        (lambda blocks: sum((n + 1) * (n + 2) // 2 for n in blocks), "one more layer"),
-        (lambda blocks: 10, "have 21, not 10"),
+    "check_gradient_ratio": [
+        (gradient_ratio(ratio=lambda first, last: last / first), "last over first"),
+        (gradient_ratio(training=lambda given: True), "training=False was asked for"),
+        (gradient_ratio(training=lambda given: False), "training=True was asked for"),
+        (gradient_ratio(ratio=lambda first, last: (first / last) ** 2), "a square root"),
+        (gradient_ratio(ends=lambda dx, x, dw: (x[0], x[-1])), "maps themselves"),
+        (gradient_ratio(ends=lambda dx, x, dw: (dw[1], dw[-1])), "respect to the weights"),
+        (gradient_ratio(ends=lambda dx, x, dw: (dx[1], dx[-1])), "began with x_1"),
+        (lambda model, images, labels, training: 1, "On a small network with training=False it is"),
     ],
     "check_channels_read": [
         (lambda k0, k, layer: k0 + layer * k, "Off by one"),

@@ -193,25 +193,38 @@ def test_wirings_draw_every_connection(depth):
 
 
 def test_gradient_against_depth_draws_the_median_and_the_live_seed():
-    many = {"g": {"a": np.array([[1, 2, 3], [4, 5, 6]]), "b": np.array([[7, 8, 9], [1, 2, 3]])}}
-    live = {"g": {"a": [2, 3], "b": [4, 5]}}
-    figure = plots.gradient_against_depth([5, 10], many, live, ["g (nats)"])
-    (axes,) = labeled(figure)
-    assert (axes.get_title(), axes.get_ylabel()) == ("g", "g (nats)")
-    (legend,) = figure.legends
-    names = [text.get_text() for text in legend.get_texts()]
-    assert names == ["a", "b", "median of the seeds", "5% to 95% of the seeds", "live seed"]
-    assert [list(line.get_ydata()) for line in axes.lines] == [[2, 5], [2, 3], [8, 2], [4, 5]]
-
-
-def test_gradient_by_layer_draws_each_network():
-    effects = {"a": np.array([1.0, 2.0]), "b": np.array([3.0, 4.0])}
-    figure = plots.gradient_by_layer(effects)
-    (axes,) = labeled(figure)
-    assert {line.get_label(): list(line.get_ydata()) for line in axes.lines} == {
-        "a": [1, 2],
-        "b": [3, 4],
+    many = {
+        "g": {"a": np.array([[1, 2, 3], [4, 5, 6]]), "b": np.array([[7, 8, 9], [1, 2, 3]])},
+        "x": {"b": np.array([[1, 1, 1], [200, 200, 200]])},
     }
+    live = {"g": {"a": 3.14, "b": 5}, "x": {"b": 1234}}
+    figure = plots.gradient_against_depth([5, 10], many, live, ["g (nats)", "x (nats)"])
+    first, second = labeled(figure)
+    assert (first.get_title(), first.get_ylabel()) == ("g", "g (nats)")
+    assert [list(line.get_ydata()) for line in first.lines] == [[2, 5], [3.14], [8, 2], [5]]
+    assert [text.get_text() for text in first.texts] == ["b 5", "a 3.1"]
+    assert [text.get_text() for text in second.texts] == ["b 1,234"]
+    assert first.lines[2].get_color() == second.lines[0].get_color()
+    assert len(figure.legends[0].get_texts()) == 3
+
+
+def test_gradient_by_layer_draws_each_network_and_names_it_beside_its_line():
+    panels = {"maps": {"a": np.array([1.0, 2.0, 4.0])}, "weights": {"a": np.array([3.0, 1.0])}}
+    figure = plots.gradient_by_layer(panels, ["dx (nats)", "g (nats)"], depth=2)
+    maps, weights = labeled(figure)
+    assert [list(axes.lines[0].get_xdata()) for axes in (maps, weights)] == [[0, 1, 2], [1, 2]]
+    assert list(maps.lines[0].get_ydata()) == [1, 2, 4]
+    assert [text.get_text() for text in maps.texts] == ["a 0.25"]
+    assert [text.get_text() for text in weights.texts] == ["a 3"]
+
+
+def test_names_of_lines_do_not_cover_one_another():
+    panels = {"maps": {name: np.full(3, 1 + 1e-3 * i) for i, name in enumerate("abcde")}}
+    figure = plots.gradient_by_layer(panels, ["dx (nats)"], depth=2)
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    boxes.sort(key=lambda box: box.y0)
+    assert all(low.y1 <= high.y0 + 1 for low, high in zip(boxes, boxes[1:], strict=False))
 
 
 def test_costs_by_stage_stacks_the_stages_of_each_network():
