@@ -398,27 +398,77 @@ def check_commutes(answer: Callable[[Callable, Callable], bool]) -> None:
 
 
 @check
-def check_channels_read(answer: Callable[[int, int, int], int]) -> None:
-    """Exercise 2.1: the channels that a layer of a dense block reads."""
-    for k0, k, layer in ((64, 32, 16), (3, 10, 3), (24, 12, 1)):
-        right = k0 + (layer - 1) * k
-        misconceptions = {
-            k0 + layer * k: f"Off by one: that leaves layer {layer}. Layer {layer} reads what "
-            f"the {layer - 1} layers before it made; layer 1 reads k0.",
-            (layer - 1) * k: "The maps that enter the block are forgotten: add k0.",
-            k: "k is what each layer makes; it reads all that stands before it.",
-            k0: "Added maps would stay k0; concatenated maps pile up, k from each layer before.",
-            k0 + k: f"Only one layer's k maps are counted: layer {layer} reads those of all "
-            f"{layer - 1} layers before it.",
-            k0 * 2 ** (layer - 1): "A layer adds k maps; it does not double what it reads.",
-        }
-        compare(
-            number(answer(k0, k, layer)),
-            right,
-            misconceptions,
-            f"For k0 = {k0}, k = {k}, layer {layer} reads k0 and {layer - 1} times k: {right} "
-            "channels.",
+def check_converter(answer: Callable[[list[np.ndarray], int, int], list[np.ndarray]]) -> None:
+    """Exercise 2.1: weights of a block that concatenates new maps first, for one of the paper's."""
+
+    def block(x: np.ndarray, weights: list, newest_first: bool = False) -> np.ndarray:
+        """Return what leaves a block of BN-ReLU-conv layers with these weights, five a layer."""
+        for start in range(0, len(weights), 5):
+            gamma, beta, mean, variance, kernel = weights[start : start + 5]
+            maps = np.maximum(gamma * (x - mean) / np.sqrt(variance + 1e-5) + beta, 0)
+            padded = np.pad(maps, ((0, 0), (1, 1), (1, 1), (0, 0)))
+            windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
+            new = np.einsum("bhwmij,ijmk->bhwk", windows, kernel)
+            x = np.concatenate([new, x] if newest_first else [x, new], axis=-1)
+        return x
+
+    def converted(order: Callable[[int], Any], arrays: Sequence[int] = range(5)) -> list:
+        """Return the weights with these arrays of each layer put in `order(layer)`."""
+        result = list(weights)
+        for index, array in enumerate(weights):
+            if index % 5 in arrays:
+                result[index] = np.take(array, order(index // 5), axis=-2 if array.ndim > 1 else 0)
+        return result
+
+    def places(layer: int) -> np.ndarray:
+        """Return where the channels of [x_0, x_1, …] stand if the newest come first."""
+        made = [np.arange((layer - 1 - i) * k, (layer - i) * k) for i in range(layer)]
+        return np.concatenate([np.arange(k0) + layer * k, *made])
+
+    k0, k = 3, 2
+    random = np.random.default_rng(21)
+    weights: list[np.ndarray] = []
+    for m in (k0, k0 + k, k0 + 2 * k):
+        weights += [random.uniform(0.5, 1.5, m) for _ in range(4)]
+        weights.append(random.normal(size=(3, 3, m, k)))
+    found = answer([array.copy() for array in weights], k0, k)
+    expect(isinstance(found, (list, tuple)), found, "a list of arrays")
+    refuse(
+        len(found) != len(weights),
+        f"{len(weights)} arrays came in, five for each layer, and {len(found)} went out.",
+    )
+    for index, (ours, theirs) in enumerate(zip(weights, found, strict=True)):
+        refuse(
+            np.shape(theirs) != ours.shape,
+            f"Array {index} had the shape {ours.shape} and now has {np.shape(theirs)}: channels "
+            "change places, and none is added or lost.",
         )
+
+    misconceptions = {
+        "These are the weights as they came: from layer 2 on, each kernel would meet the wrong "
+        "maps.": weights,
+        "The kernels are right, but batch normalization scales and shifts what it reads channel by "
+        "channel: its arrays must be put in order too.": converted(places, [4]),
+        "γ, β and the kernels are right. The moving mean and variance belong to channels as well."
+        "": converted(places, [0, 1, 4]),
+        "The channels are all reversed. The *pieces* x_0, x_1, … change places; within a piece the "
+        "channels keep their order.": converted(lambda layer: np.arange(k0 + layer * k)[::-1]),
+        "This is the permutation the other way around, as if you wanted the newest first."
+        "": converted(lambda layer: np.argsort(places(layer))),
+        "x_0 comes first now, but the layers after it are still the newest first.": converted(
+            lambda layer: np.roll(np.arange(k0 + layer * k), k0)
+        ),
+    }
+    for message, wrong in misconceptions.items():
+        refuse(all(map(np.allclose, found, wrong)), message)
+    x = random.normal(size=(2, 4, 5, k0))
+    theirs = block(x, weights, newest_first=True)[..., places(3)]
+    refuse(
+        not np.allclose(block(x, list(found)), theirs),
+        "Shapes agree, outputs do not. Layer l of the one network reads [x_(l-1), …, x_1, x_0], "
+        "and of the other [x_0, x_1, …, x_(l-1)]: say for each channel of the second where it "
+        "stands in the first.",
+    )
 
 
 @check
@@ -610,6 +660,58 @@ def check_depth(answer: Callable[[Sequence[int]], int]) -> None:
         }
         found = number(answer(blocks))
         compare(found, right, misconceptions, f"Blocks {blocks} give depth {right}, not {found}.")
+
+
+@check
+def check_without(answer: Callable[[np.ndarray, int, int, int], np.ndarray]) -> None:
+    """Exercise 0.2: a classifier's kernel that is blind to what one layer made."""
+    k0, k, num_layers, classes = 5, 3, 4, 10
+    original = np.random.default_rng(2).uniform(1, 2, (k0 + num_layers * k, classes))
+
+    def zeros(rows: slice, columns: slice = slice(None)) -> np.ndarray:
+        kernel = original.copy()
+        kernel[rows, columns] = 0
+        return kernel
+
+    for layer in (1, 3, 4):
+        kernel, start = original.copy(), k0 + (layer - 1) * k
+        found = answer(kernel, k0, k, layer)
+        refuse(
+            not np.array_equal(kernel, original),
+            "The kernel that was given is changed: the next layer would be measured without this "
+            "one too. Work on a copy.",
+        )
+        is_kernel = getattr(found, "ndim", 0) == 2
+        expect(is_kernel, found, "a kernel (channels, classes)")
+        refuse(
+            found.shape[0] < original.shape[0],
+            "Rows are missing: the classifier still gets a number for every channel. Set them to "
+            "0 and leave them in place.",
+        )
+        rows = slice(start, start + k)
+        misconceptions = {
+            "Nothing is blinded: the kernel is as it was.": original,
+            f"Off by one: that is layer {layer + 1}. Layers are counted from 1.": zeros(
+                slice(start + k, start + 2 * k)
+            ),
+            "The channels that entered the block are forgotten: k0 rows stand before layer 1's."
+            "": zeros(slice(start - k0, start - k0 + k)),
+            "These are columns, one for each class. Channels are rows.": zeros(slice(None), rows),
+            "A layer made k channels: a single row of them is 0.": zeros(slice(start, start + 1)),
+            "Later layers are blinded too: stop after k rows.": zeros(slice(start, None)),
+            "Only this layer's rows are left. It is the one that should be missing.": (
+                original - zeros(rows)
+            ),
+        }
+        right = zeros(rows)
+        for message, wrong in misconceptions.items():
+            same = found.shape == wrong.shape and np.array_equal(found, wrong)
+            refuse(same and not np.array_equal(wrong, right), message)
+        refuse(
+            not np.array_equal(found, right),
+            f"With k0 = {k0} and k = {k}, layer {layer} made the channels {start} to "
+            f"{start + k - 1}: exactly these rows are 0, all others as before.",
+        )
 
 
 @check

@@ -40,7 +40,6 @@ __all__ = [
     "kept_against_depth",
     "learning_curve",
     "paired_differences",
-    "scales",
     "show",
     "side_by_side",
     "wirings",
@@ -640,27 +639,6 @@ def errors_by_stage(errors: Mapping[str, Mapping[str, float]], band: float) -> F
     axes.set(xlabel="stage", ylabel="relative error of the output")
     axes.tick_params(axis="x", rotation=60)
     axes.legend()
-    return figure
-
-
-@plt.rc_context(STYLE)
-def scales(gammas: np.ndarray, consumers: Sequence[str], xlabel: str) -> Figure:
-    """Draw the scale γ that each consumer has for each of the same feature maps, as colors.
-
-    Parameters
-    ----------
-    gammas : numpy.ndarray
-        (consumers, feature maps).
-    consumers : sequence of str
-        Their names, from the top row down.
-    xlabel : str
-        What the columns are.
-    """
-    figure, axes = plt.subplots(figsize=(9, 0.4 * len(consumers) + 0.8))
-    image = axes.imshow(gammas, aspect="auto")
-    figure.colorbar(image, label="γ (no unit)")
-    axes.set(xlabel=xlabel, ylabel="consumer", yticks=range(len(consumers)), yticklabels=consumers)
-    axes.grid(visible=False)
     return figure
 
 

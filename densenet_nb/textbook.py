@@ -14,10 +14,11 @@ import densenet_nb._startup  # noqa: F401
 import keras
 from keras import layers
 
-from densenet_nb.configurations import BOTTLENECK_WIDTH, Configuration, transition_filters
+from densenet_nb.configurations import Configuration, transition_filters
 from densenet_nb.layers import HeNormalFanOut, activation_layer, fresh
 
 __all__ = [
+    "BN_RELU_CONV",
     "CompositeFunction",
     "DenseNet",
     "PlainCNN",
@@ -68,15 +69,19 @@ class CompositeFunction:
         return layers.Dropout(self.dropout_rate)(x) if self.dropout_rate else x
 
 
+BN_RELU_CONV = CompositeFunction()
+"""The paper's H, with this library's usual numbers."""
+
+
 def dense_layer(
     x: keras.KerasTensor,
     growth_rate: int,
     bottleneck: bool = True,
-    H: CompositeFunction = CompositeFunction(),  # noqa: B008, N803
+    H: CompositeFunction = BN_RELU_CONV,
 ) -> keras.KerasTensor:
     """Map the m channels so far to k = `growth_rate` new ones: H, or two with a bottleneck."""
     if bottleneck:
-        x = H(x, BOTTLENECK_WIDTH * growth_rate, 1)  # (batch, height, width, 4 k)
+        x = H(x, 4 * growth_rate, 1)  # (batch, height, width, 4 k)
     return H(x, growth_rate, 3)  # (batch, height, width, k)
 
 
@@ -85,7 +90,7 @@ def dense_block(
     num_layers: int,
     growth_rate: int,
     bottleneck: bool = True,
-    H: CompositeFunction = CompositeFunction(),  # noqa: B008, N803
+    H: CompositeFunction = BN_RELU_CONV,
 ) -> keras.KerasTensor:
     """x_l = H_l([x_0, x_1, …, x_(l-1)]) (equation 2), and all of them concatenated at the end."""
     features = [x]
@@ -99,10 +104,11 @@ def dense_block(
 def transition(
     x: keras.KerasTensor,
     compression: float = 0.5,
-    H: CompositeFunction = CompositeFunction(),  # noqa: B008, N803
+    H: CompositeFunction = BN_RELU_CONV,
 ) -> keras.KerasTensor:
     """H with a 1x1 convolution to floor(θ m) channels, then 2x2 average pooling (section 3)."""
-    x = H(x, transition_filters(x.shape[-1], compression), 1)  # (batch, height, width, floor(θ m))
+    filters = transition_filters(x.shape[-1], compression)  # floor(θ m)
+    x = H(x, filters, 1)  # (batch, height, width, floor(θ m))
     return layers.AveragePooling2D(2)(x)  # (batch, height // 2, width // 2, floor(θ m))
 
 
@@ -164,7 +170,7 @@ def ResNet(
 def _stem(
     x: keras.KerasTensor,
     configuration: Configuration,
-    H: CompositeFunction,  # noqa: N803
+    H: CompositeFunction,
 ) -> keras.KerasTensor:
     """Make the k0 channels that enter the first block."""
     if not configuration.imagenet_stem:
@@ -192,7 +198,7 @@ def _model(
     inputs: keras.KerasTensor,
     x: keras.KerasTensor,
     classes: int | None,
-    H: CompositeFunction,  # noqa: N803
+    H: CompositeFunction,
 ) -> keras.Model:
     """End with BN-ReLU, global average pooling and a softmax over `classes` if there are any."""
     if H.pre_activation:

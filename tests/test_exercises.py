@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from densenet_nb import cost, exercises
+from densenet_nb.configurations import Configuration
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 SOLUTION = re.compile(r"<summary>Solution</summary>\s*```python\n(.*?)```", re.DOTALL)
@@ -175,6 +176,37 @@ def gradient_ratio(
     return answer
 
 
+def oldest_first(k0, k, layers):
+    """Return where [x_0, x_1, …] stand in a tensor that has the newest maps first."""
+    pieces = [range(start, start + k) for start in range(0, layers * k, k)]
+    return np.array([*range(layers * k, layers * k + k0), *sum(map(list, pieces[::-1]), [])])
+
+
+def converter(order=oldest_first, arrays=range(5)):
+    """Return a converter of newest-first weights, right but for what the arguments change."""
+
+    def answer(weights, k0, k):
+        return [
+            np.take(array, order(k0, k, index // 5), axis=-2 if array.ndim > 1 else 0)
+            if index % 5 in arrays
+            else array
+            for index, array in enumerate(weights)
+        ]
+
+    return answer
+
+
+def without(rows=lambda start, k: slice(start, start + k), copied=True):
+    """Return a function that blinds a kernel, right but for what the arguments change."""
+
+    def answer(kernel, k0, k, layer):
+        kernel = kernel.copy() if copied else kernel
+        kernel[rows(k0 + (layer - 1) * k, k)] = 0
+        return kernel
+
+    return answer
+
+
 # check: [(wrong answer, words of its message), …]
 WRONG = {
     "check_layers_without_bottleneck": [
@@ -284,6 +316,19 @@ WRONG = {
         (lambda blocks: 2 * sum(blocks) + len(blocks) - 1, "Both ends"),
         (lambda blocks: 121, "give depth 19, not 121"),
     ],
+    "check_without": [
+        (without(copied=False), "is changed"),
+        (without(lambda start, k: slice(start + k, start + 2 * k)), "Off by one"),
+        (lambda kernel, k0, k, layer: without()(kernel, 0, k, layer), "k0 rows stand before"),
+        (lambda kernel, k0, k, layer: without()(kernel.T, k0, k, layer).T, "Channels are rows"),
+        (without(lambda start, k: start), "a single row"),
+        (without(lambda start, k: slice(start, None)), "stop after k rows"),
+        (lambda *given: given[0] - without()(*given), "Only this layer's rows"),
+        (without(lambda start, k: slice(start - 1, start + k)), "made the channels 5 to 7"),
+        (without(lambda start, k: slice(0, 0)), "Nothing is blinded"),
+        (lambda kernel, k0, k, layer: np.delete(kernel, k0, axis=0), "Rows are missing"),
+        (lambda *given: 0, "a kernel (channels, classes) belongs"),
+    ],
     "check_dense_slope": [
         (sum, "added up"),
         (lambda slopes: np.prod([1 + slope for slope in slopes]), "ResNet's"),
@@ -302,15 +347,17 @@ WRONG = {
         (gradient_ratio(ends=lambda dx, x, dw: (dx[1], dx[-1])), "began with x_1"),
         (lambda model, images, labels, training: 1, "On a small network with training=False it is"),
     ],
-    "check_channels_read": [
-        (lambda k0, k, layer: k0 + layer * k, "Off by one"),
-        (lambda k0, k, layer: (layer - 1) * k, "forgotten: add k0"),
-        (lambda k0, k, layer: k, "what each layer makes"),
-        (lambda k0, k, layer: k0, "Added maps would stay k0"),
-        (lambda k0, k, layer: k0 + k, "Only one layer's k maps"),
-        (lambda k0, k, layer: k0 * 2 ** (layer - 1), "does not double"),
-        (lambda k0, k, layer: k0 + (layer - 1) * k + 1, "544 channels"),
-        (lambda k0, k, layer: 544, "23 channels"),
+    "check_converter": [
+        (lambda weights, k0, k: weights, "as they came"),
+        (converter(arrays=[4]), "batch normalization scales"),
+        (converter(arrays=[0, 1, 4]), "The moving mean and variance"),
+        (converter(lambda k0, k, n: np.arange(k0 + n * k)[::-1]), "all reversed"),
+        (converter(lambda k0, k, n: np.argsort(oldest_first(k0, k, n))), "the other way around"),
+        (converter(lambda k0, k, n: np.roll(np.arange(k0 + n * k), k0)), "still the newest first"),
+        (converter(lambda k0, k, n: np.arange(k0 + n * k)[1:]), "none is added or lost"),
+        (converter(lambda k0, k, n: oldest_first(k0, k, n)[::-1]), "outputs do not"),
+        (lambda weights, k0, k: weights[:5], "15 arrays came in"),
+        (lambda weights, k0, k: 15, "a list of arrays belongs"),
     ],
     "check_dense_block": [
         (block(together, list), "the list of maps"),
@@ -418,6 +465,47 @@ def test_solution_in_the_notebook_is_correct(name, argument, solution, stub, cap
     assert printed(capsys, name, namespace[argument]) == "Correct.\n"
 
 
+def folded(number, name):
+    """Return the cells of a notebook by id, and the solution and the measurement of a cell."""
+    (path,) = (path for path in NOTEBOOKS if path.stem.startswith(number))
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    sources = {cell["id"]: "".join(cell["source"]) for cell in cells}
+    return sources, "\n".join(re.findall(r"```python\n(.*?)```", sources[name], re.DOTALL))
+
+
+def test_the_measurement_of_exercise_0_2_finds_the_layer_that_is_read(capsys):
+    import keras
+
+    from densenet_nb import textbook
+
+    network = Configuration((1, 4), 12, 60, imagenet_stem=False)  # 36 channels enter block 2
+    model = textbook.DenseNet(network, (8, 8, 1), 10)
+    *arrays, kernel, bias = model.get_weights()
+    kernel[:] = 0
+    kernel[36 + 2 * 12 : 36 + 3 * 12, 7] = 1  # all say 7, because of layer 3 alone
+    model.set_weights([*arrays, kernel, bias])
+    images = np.random.default_rng(0).uniform(size=(5, 8, 8, 1))
+    namespace = {"keras": keras, "np": np, "model": model, "images": images}
+    namespace["labels"] = np.full(5, 7)
+    exec(folded("00", "exercise-2")[1], namespace)
+    wrong = [line.split()[-2] for line in capsys.readouterr().out.splitlines()]
+    assert wrong == ["0", "0", "5", "0"]
+
+
+def test_the_measurement_of_exercise_2_1_tells_a_copy_from_a_conversion(capsys):
+    sources, answer = folded("02", "exercise-1")
+    x0 = np.random.default_rng(0).normal(size=(1, 8, 8, 3)).astype("float32")
+    namespace = {"x0": x0, "np": np, "k0": 3, "k": 10}
+    needed = ("imports", "composite", "two-forms", "forms-equal", "equal-code", "wrong-blocks-code")
+    for name in needed:
+        exec(sources[name], namespace)
+    capsys.readouterr()
+    exec(answer, namespace)
+    copied, converted = (float(line.split()[0]) for line in capsys.readouterr().out.splitlines())
+    assert copied > 0.1
+    assert converted < 1e-5
+
+
 @pytest.mark.parametrize(("name", "argument", "solution", "stub"), IN_NOTEBOOKS)
 def test_stub_is_not_an_attempt(name, argument, solution, stub, capsys):
     exec(compile(stub, f"stub of {name}", "exec"), {"exercises": exercises})
@@ -448,15 +536,15 @@ def test_every_check_is_used_in_a_notebook():
     assert {exercise.values[0] for exercise in IN_NOTEBOOKS} == set(exercises.__all__)
 
 
-OF_NUMBERS = sorted(
-    set(exercises.__all__)
-    - {
-        "check_commutes",
-        "check_dense_block",
-        "check_layers_without_bottleneck",
-        "check_transition",
-    }
-)
+OF_ARRAYS = {
+    "check_commutes",
+    "check_converter",
+    "check_dense_block",
+    "check_layers_without_bottleneck",
+    "check_transition",
+    "check_without",
+}
+OF_NUMBERS = sorted(set(exercises.__all__) - OF_ARRAYS)
 
 
 @pytest.mark.parametrize("name", OF_NUMBERS)
@@ -482,7 +570,7 @@ def test_what_is_no_number_is_named_in_a_line(name, returned, words, capsys):
 @pytest.mark.parametrize("scalar", [np.array, np.float64, np.int32])
 def test_a_scalar_of_numpy_is_a_number(scalar, capsys):
     verdict = printed(
-        capsys, "check_channels_read", lambda k0, k, layer: scalar(k0 + (layer - 1) * k)
+        capsys, "check_depth", lambda blocks: scalar(2 * sum(blocks) + len(blocks) + 1)
     )
     assert verdict == "Correct.\n"
 

@@ -29,7 +29,7 @@ ROWS = list(glossary()) if "00" in PATHS else []
 SHOWN = [
     (row[0], number)
     for row in ROWS
-    for number in re.findall(r"\d\d", row[3].split("later")[0])
+    for number in re.findall(r"\d\d", row[3].split("to come")[0])
     if number in PATHS
 ]
 

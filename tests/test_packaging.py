@@ -5,15 +5,20 @@ import re
 import shutil
 import subprocess
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import run_notebook
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+
+from densenet_nb import cost, records
+from densenet_nb.configurations import CONFIGURATIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ("requirements.lock", "requirements-test.lock")
@@ -34,6 +39,7 @@ def text(name):
     return (ROOT / name).read_text(encoding="utf-8")
 
 
+DENSENET121 = CONFIGURATIONS["DenseNet121"]
 PROJECT = tomllib.loads(text("pyproject.toml"))["project"]
 
 
@@ -185,6 +191,51 @@ def test_readme_shows_the_figures_of_the_notebooks():
         drawn |= run_notebook.figures(nbformat.read(path, as_version=4))
     for alt, file in shown.items():
         assert file.read_bytes() == drawn[alt], "README's figure is old: run `make notebooks`"
+
+
+def ratio(candidate, title):
+    """Return the median of a measure of the recorded rounds, over that of keras.applications."""
+    record = records.read("side_by_side")
+    measure = record["settings"]["measures"][title]
+
+    def median(name):
+        wanted = {**measure["runs"], "candidate": name}.items()
+        return np.median([r[measure["value"]] for r in record["runs"] if wanted <= r.items()])
+
+    return median(candidate) / median("keras.applications")
+
+
+def test_readme_s_numbers_are_the_record_s():
+    readme = " ".join(text("README.md").split())
+    for candidate in ("densenet_nb", "densenet_nb, memory-efficient"):
+        step, peak = ratio(candidate, "training step"), ratio(candidate, "training, peak memory")
+        assert f"{step:.2f} of the time and {peak:.2f} of the memory" in readme
+    stages = [
+        {row.name: row.cost for row in cost.table(cost.rows(network))}
+        for network in (DENSENET121, replace(DENSENET121, bottleneck=False))
+    ]
+    more, less = (costs["block1"].multiply_adds for costs in stages)
+    assert f"*costs* {(more - less) / 1e6:.0f} million multiply-adds" in readme
+    gpu = {
+        run["candidate"]: f"{run['images_per_s']:,.0f}"
+        for run in records.read("gpu_h200")["runs"]
+        if run["precision"] == "float32"
+    }
+    assert f"{gpu['densenet_nb']} images a second" in readme
+    assert f"reached {gpu['keras.applications']} and torchvision {gpu['torchvision']}" in readme
+    depth = CONFIGURATIONS["DenseNet264"].depth
+    assert f"DenseNet-264 has {depth} layers" in readme
+
+
+def test_readme_s_table_is_the_map_of_notebook_00():
+    cells = nbformat.read(run_notebook.NOTEBOOKS / "00_start_here.ipynb", as_version=4).cells
+    (the_map,) = [cell.source for cell in cells if cell.source.startswith("## The map")]
+    links = re.findall(r"notebooks/(\d\d_\w+\.ipynb)\) \|", text("README.md"))
+    mapped = re.findall(r"^\| \[.*?\]\((\S+)\) \|", the_map, re.M)
+    assert links == ["00_start_here.ipynb", *mapped]
+    assert links == sorted(path.name for path in run_notebook.NOTEBOOKS.glob("[0-9]*.ipynb"))
+    to_come = re.findall(r"^\| (\d\d) .*\*to come\*", text("README.md"), re.M)
+    assert to_come == re.findall(r"^\| \*to come:\* (\d\d)", the_map, re.M)
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])

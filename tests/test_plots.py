@@ -107,16 +107,6 @@ def test_paired_differences_of_one_seed_have_no_bar(recwarn):
     assert not recwarn.list
 
 
-def test_scales_draws_a_row_for_each_consumer():
-    gammas = np.arange(6.0).reshape(2, 3)
-    figure = plots.scales(gammas, ["layer 1", "layer 2"], "feature map")
-    axes, colorbar = figure.axes
-    np.testing.assert_array_equal(axes.images[0].get_array(), gammas)
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["layer 1", "layer 2"]
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("feature map", "consumer")
-    assert colorbar.get_ylabel() == "γ (no unit)"
-
-
 def labeled(figure):
     """Return the axes of a figure, each of which must have both its labels."""
     assert all(axes.get_xlabel() and axes.get_ylabel() for axes in figure.axes)
