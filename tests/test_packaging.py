@@ -171,7 +171,7 @@ def test_a_python_without_venv_is_told_what_to_install(tmp_path):
     for name in ("Makefile", "pyproject.toml", *LOCKS):
         shutil.copy(ROOT / name, tmp_path)
     stub = tmp_path / "python"  # Debian's without python3-venv: venv is there, ensurepip is not
-    stub.write_text('#!/bin/sh\ncase "$*" in *ensurepip*|*venv*) exit 1;; esac\n')
+    stub.write_text('#!/bin/sh\ncase "$*" in *ensurepip*|"-m venv"*) exit 1;; esac\n')
     stub.chmod(0o755)
     command = ["make", f"PYTHON={stub}", ".venv/.requirements.lock"]
     environment = os.environ | {"MAKEFLAGS": ""}

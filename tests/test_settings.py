@@ -30,9 +30,9 @@ FIGURE = {
     "print(pyplot.rcParams['figure.facecolor'], pyplot.rcParams['figure.figsize'])": (
         "white [6.4, 4.8]\n"
     ),
-    "figure = pyplot.figure()\npyplot.close()\n"
+    "figure, _ = pyplot.subplots()\npyplot.close()\n"
     "display(figure, metadata={'image/png': {'alt': 'nothing'}})": {
-        "text/plain": "<Figure size 640x480 with 0 Axes>"
+        "text/plain": "<Figure size 640x480 with 1 Axes>"
     },
 }
 
@@ -82,6 +82,7 @@ def project(tmp_path):
     shutil.copytree(ROOT / "tools", folder / "tools", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("conftest.py", "pyproject.toml", ".gitignore", ".gitattributes"):
         shutil.copy(ROOT / name, folder)
+    (folder / "README.md").write_text("")
     (folder / "notebooks").mkdir()
     return folder
 
@@ -189,16 +190,15 @@ def test_what_failed_is_run_again(option, project):
     good, bad = project / "notebooks" / "a.ipynb", project / "notebooks" / "b.ipynb"
     write(good, {"print(1)": "1\n"})
     write(bad, {"x = 1": "", "print(x + 1)": "3\n"})
-    options = ("--nbval", option, "-vv", "-p", "no:xdist")
+    options = ("--nbval", option, "-rA", "-p", "no:xdist")
     status, printed = pytest_(project, *options, "notebooks/")
     assert status != 0
-    assert "b.ipynb::Cell 1 FAILED" in printed
+    assert "FAILED notebooks/b.ipynb::Cell 1" in printed
     write(bad, {"x = 1": "", "print(x + 1)": "2\n"})
     status, printed = pytest_(project, *options, "notebooks/")
     assert status == 0, printed
-    cells = re.findall(r"(\w\.ipynb::Cell \d) PASSED", printed)
-    assert cells[:2] == ["b.ipynb::Cell 0", "b.ipynb::Cell 1"]
-    assert cells[2:] == []
+    cells = re.findall(r"PASSED notebooks/(\w\.ipynb::Cell \d)", printed)
+    assert cells == ["b.ipynb::Cell 0", "b.ipynb::Cell 1"]
 
 
 def test_nbval_may_be_the_only_plugin(project):
