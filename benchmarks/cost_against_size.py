@@ -1,6 +1,6 @@
 """How a training step's time and memory grow with the network, the batch and the depth.
 
-usage: python benchmarks/cost_against_size.py [--rounds 1] [--short] [--output FILE]
+usage: python benchmarks/cost_against_size.py [--rounds 1] [--short] [--peaks] [--output FILE]
 
 Three forms of the same function: stock Keras layers, as the formulas read and as
 ``keras.applications`` has them; ours; ours, memory-efficient. Each measurement has a process of its
@@ -8,7 +8,8 @@ own (``measure.py``), all forms of a size in turn, on all cores. One round takes
 an hour on two cores; the record is written anew after each measurement, so stop at any time, and
 run the same command again to go on. A size that would not fit into the free memory is left out, by
 name. ``--short`` takes the two smallest sizes of each kind; it is recorded only where ``--output``
-says.
+says. ``--peaks`` records the peak memory of growing batches alone, in ``peak_memory.json``: other
+work on the machine disturbs times, and not these.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from candidates import OURS, OURS_MEMORY_EFFICIENT, TEXTBOOK, classes, configura
 from densenet_nb import cost, plots
 
 OUTPUT = recording.RESULTS / "cost_against_size.json"
+PEAKS = recording.RESULTS / "peak_memory.json"
 FIGURE = Path(__file__).parent.parent / "docs" / "cost_against_size.png"
 
 CANDIDATES = (TEXTBOOK, OURS, OURS_MEMORY_EFFICIENT)
@@ -54,6 +56,18 @@ def short(settings: dict[str, Any], sizes: int = 2) -> dict[str, Any]:
     """Return the settings with the smallest sizes only."""
     sweeps = {label: sweep[:sizes] for label, sweep in settings["sweeps"].items()}
     return settings | {"sweeps": sweeps}
+
+
+def peaks(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings with growing batches and their peak memory only."""
+    sweeps = {label: sweep for label, sweep in settings["sweeps"].items() if "batch," in label}
+    return settings | {"sweeps": sweeps, "measures": {"peak memory (GiB)": "peak_gib"}}
+
+
+def peak_alone(options: schedule.Case) -> schedule.Case:
+    """Return what was measured of the memory, without the times."""
+    found = schedule.measure(options, {"KERAS_BACKEND": "tensorflow"})
+    return {name: found[name] for name in ("base_gib", "peak_gib")}
 
 
 def needed_gib(size: schedule.Case) -> float:
@@ -112,9 +126,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1, help="how many (default 1)")
     parser.add_argument("--output", type=Path, help="the record; none with --short")
     parser.add_argument("--short", action="store_true", help="small sizes only")
+    parser.add_argument("--peaks", action="store_true", help="peak memory of growing batches only")
     arguments = parser.parse_args()
-    settings = short(SETTINGS) if arguments.short else SETTINGS
-    path = arguments.output or (None if arguments.short else OUTPUT)
+    settings = peaks(SETTINGS) if arguments.peaks else SETTINGS
+    settings = short(settings) if arguments.short else settings
+    default = PEAKS if arguments.peaks else OUTPUT
+    path = arguments.output or (None if arguments.short else default)
     record = recording.resume(path, settings)
     failures = schedule.run(
         record,
@@ -122,7 +139,9 @@ def main() -> None:
         arguments.rounds,
         path,
         lambda case: case | {"steps": settings["steps"]},
-        functools.partial(schedule.measure, environment={"KERAS_BACKEND": "tensorflow"}),
+        peak_alone
+        if arguments.peaks
+        else functools.partial(schedule.measure, environment={"KERAS_BACKEND": "tensorflow"}),
     )
     print("\n" + summary(record))
     if path == OUTPUT:

@@ -23,6 +23,7 @@ __all__ = [
     "Convolution",
     "Cost",
     "Parameters",
+    "Peak",
     "Row",
     "activation_bytes",
     "break_even_width",
@@ -31,6 +32,7 @@ __all__ = [
     "dense_layer_weights",
     "multiply_adds",
     "parameters",
+    "peak",
     "rows",
     "table",
     "total_cost",
@@ -82,15 +84,19 @@ class Cost:
     multiply_adds : int
         Of the convolutions and the classifier, for one image, forward.
     kept : int
-        Values kept for the backward pass, for one image (see :func:`activation_bytes`).
+        Values that the textbook keeps for the backward pass, for one image (see
+        :func:`activation_bytes`).
+    kept_plain : int
+        The same of :mod:`densenet_nb.models`, whose composite functions keep their input only.
     kept_memory_efficient : int
-        The same, where cheap ones are computed again instead.
+        The same with ``memory_efficient=True``: a block keeps its maps only.
     """
 
     trainable: int = 0
     total: int = 0
     multiply_adds: int = 0
     kept: int = 0
+    kept_plain: int = 0
     kept_memory_efficient: int = 0
 
     def __add__(self, other: "Cost") -> "Cost":
@@ -257,6 +263,112 @@ def activation_bytes(
     itemsize = require_positive_integer("itemsize", itemsize)
     cost = total_cost(rows(configuration, height, width, channels, classes, include_top))
     return batch_size * itemsize * (cost.kept_memory_efficient if memory_efficient else cost.kept)
+
+
+WORKING_MAPS = 5
+"""Tensors as large as the maps at hand that a step of the backward pass holds beside what is kept:
+the gradient of these maps, the maps normalized and activated anew, the gradients behind and before
+ReLU, and one more, which a second thread still reads or already writes. (A bottleneck's 4 k maps
+come in the place of the layer's share of such a tensor.)"""
+
+ALLOCATOR_GAPS = 0.12
+"""Measured: the share that TensorFlow's allocator takes on top. It hands out chunks of up to twice
+the size asked for, and gives none back."""
+
+PROGRAM_MIB = {True: (3.3, 3.9), False: (4.5, 5.3)}
+"""Measured: MiB of the process for each convolution of a network with and without bottlenecks,
+plain and memory-efficient. It is the traced step with its kernels, the same for every batch."""
+
+
+class Peak(NamedTuple):
+    """Bytes that training takes at its peak.
+
+    Attributes
+    ----------
+    weights : int
+        All weights and the optimizer's momenta; there before the first step.
+    gradients : int
+        Of the trainable weights.
+    maps : int
+        What is kept at the widest moment, the tensors that moment works on, and the allocator's
+        gaps. The only part that grows with the batch, in proportion.
+    program : int
+        The traced step in the memory of the process; on a GPU it is the host's.
+    """
+
+    weights: int
+    gradients: int
+    maps: int
+    program: int
+
+    @property
+    def step(self) -> int:
+        """What a step adds to a process that has the weights and the momenta."""
+        return self.gradients + self.maps + self.program
+
+
+def peak(
+    configuration: Configuration,
+    height: int = 224,
+    width: int = 224,
+    channels: int = 3,
+    classes: int = 1000,
+    *,
+    batch_size: int = 1,
+    memory_efficient: bool = False,
+) -> Peak:
+    """Predict the peak memory of a training step on a CPU: float32, SGD with momentum, no XLA.
+
+    The network is that of :mod:`densenet_nb.models`, with its classifier and without dropout. The
+    backward pass frees what is kept from the end on, and works on the maps of one row at a time:
+    of the moments, each :data:`WORKING_MAPS` tensors as large as what a row reads or makes, and
+    all that the rows up to it keep, the widest counts. Memory-efficient blocks make it the last
+    layer of block 1, plain ones the last row.
+
+    Weights, gradients and maps are counted from the code; :data:`ALLOCATOR_GAPS` and
+    :data:`PROGRAM_MIB` are measured, with TensorFlow 2.21 on two cores. The process grew by at
+    most what this says and at least 1/1.15 of it in the records ``cost_against_size`` and
+    ``peak_memory``. A GPU's layouts and workspaces come on top: there take it for a lower bound.
+
+    Parameters
+    ----------
+    configuration : Configuration
+        The network.
+    height, width, channels : int
+        Of the images.
+    classes : int
+        Width of the classifier.
+    batch_size : int
+        Images in a step.
+    memory_efficient : bool
+        Whether the network is built with ``memory_efficient=True``.
+
+    Returns
+    -------
+    Peak
+
+    Raises
+    ------
+    ValueError
+        A number is not a positive integer, or the image is smaller than the network's stride.
+    """
+    batch_size = require_positive_integer("batch_size", batch_size)
+    kept = widest = 0
+    before = height * width
+    for row in rows(configuration, height, width, channels, classes):
+        after = row.height * row.width
+        kept += row.cost.kept_memory_efficient if memory_efficient else row.cost.kept_plain
+        at_hand = max(row.inputs * before, row.channels * after)
+        widest = max(widest, kept + WORKING_MAPS * at_hand)
+        before = after
+    trainable, total = parameters(configuration, channels, classes)
+    program = PROGRAM_MIB[configuration.bottleneck][memory_efficient] * 2**20
+    return Peak(
+        weights=4 * (total + trainable),
+        gradients=4 * trainable,
+        maps=int(4 * batch_size * widest * (1 + ALLOCATOR_GAPS)),
+        program=int(program * (configuration.depth - 1)),
+    )
 
 
 def rows(
@@ -443,13 +555,22 @@ def _walk(
         for c in range(k0, m, k):
             layers = dense_layer(c, k, configuration.bottleneck)
             cost = sum((composite_function(layer, height, width) for layer in layers), Cost())
+            # Plain, a layer keeps the input of each convolution, and for the gradient of their
+            # statistics its new maps, if a layer of the block reads them.
+            inputs = sum(layer.channels for layer in layers) + (k if c + k < m else 0)
             new = c + k if c == k0 else k
-            cost = replace(cost, kept_memory_efficient=height * width * new)
+            cost = replace(
+                cost,
+                kept_plain=height * width * inputs,
+                kept_memory_efficient=height * width * new,
+            )
             yield Row(f"block{index}", c, height, width, c + k, cost)
         if index < len(configuration.blocks):
             convolution = transition(m, configuration.compression)
-            cost = replace(composite_function(convolution, height, width), kept_memory_efficient=0)
+            cost = composite_function(convolution, height, width)
             height, width = height // 2, width // 2
+            pooled = height * width * m  # before the convolution, in models
+            cost = replace(cost, kept_plain=cost.kept + pooled, kept_memory_efficient=0)
             yield Row(f"transition{index}", m, height, width, convolution.filters, cost)
     cost = _normalize_activate(m, height, width)
     cost = replace(cost, kept_memory_efficient=height * width * m)  # the block has its input
@@ -457,7 +578,7 @@ def _walk(
     if classes is not None:
         weights = m * classes + classes
         kept = m + classes
-        cost = Cost(weights, weights, m * classes, kept, kept)
+        cost = Cost(weights, weights, m * classes, kept, kept, kept)
         yield Row("classifier", m, 1, 1, classes, cost)
 
 
@@ -477,20 +598,20 @@ def _stem(configuration: Configuration, height: int, width: int, channels: int) 
     yield Row("stem_conv", channels, height, width, k0, cost)
     padded_maps = (height + 2) * (width + 2) * k0
     height, width = (height + 1) // 2, (width + 1) // 2  # stride 2, padded by 1 on every side
-    cost = Cost(kept=padded_maps)  # ReLU's output, padded: the memory-efficient pads it again
+    cost = Cost(kept=padded_maps)  # ReLU's output, padded: models pad it again
     yield Row("stem_pool", k0, height, width, k0, cost)
 
 
 def _convolve(convolution: Convolution, height: int, width: int, kept: int = 0) -> Cost:
     """Count a convolution to ``height x width`` pixels, and the `kept` values of its input."""
     weights = convolution.weights
-    return Cost(weights, weights, convolution.multiply_adds(height, width), kept, kept)
+    return Cost(weights, weights, convolution.multiply_adds(height, width), kept, kept, kept)
 
 
 def _normalize_activate(channels: int, height: int, width: int) -> Cost:
     """Count BN-ReLU: γ and β, then moving mean and variance; its input and output are kept."""
     kept = 2 * height * width * channels
-    return Cost(2 * channels, 4 * channels, kept=kept, kept_memory_efficient=kept)
+    return Cost(2 * channels, 4 * channels, 0, kept, kept, kept)
 
 
 def _merge(layers: list[Row]) -> Row:

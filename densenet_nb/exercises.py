@@ -785,76 +785,100 @@ def check_gradient_ratio(answer: Callable[[Any, Any, Any, bool], float]) -> None
 
 
 @check
-def check_kept_maps(answer: Callable[[int, int, int], int]) -> None:
-    """Exercise 9.1: the feature maps that a block of the textbook form keeps."""
-    for k0, n, k in ((3, 4, 10), (64, 6, 32), (24, 1, 12)):
-        concatenated = n * k0 + k * n * (n - 1) // 2
-        right = 2 * concatenated + 8 * k * n
-        misconceptions = {
-            k0 + n * k: "That counts each map once. Each layer's concatenation is a tensor of its "
-            "own, with copies of all maps before it.",
-            concatenated + 4 * k * n: "Each input is kept twice: batch normalization's gradient "
-            "reads it before, ReLU's and the convolution's after.",
-            2 * concatenated: "The bottleneck is forgotten: the 4 k maps between the two "
-            "convolutions are kept as well.",
-            2 * concatenated + 4 * k * n: "The 4 k maps between the convolutions are kept twice "
-            "too, before and after their own BN-ReLU.",
-            2 * concatenated + 2 * k * n: "The 1x1 convolution makes 4 k maps, not k.",
-            2 * (concatenated + n * k) + 8 * k * n: "Off by one: layer l reads what the l - 1 "
-            "layers before it made; layer 1 reads k0.",
-            right + n * k: "The k new maps are in the next concatenation already; by themselves "
-            "no gradient reads them.",
-            2 * (k0 + (n - 1) * k) + 8 * k: "That is the last layer alone: add up all of them.",
-        }
-        found = number(answer(k0, n, k))
-        compare(
-            found,
-            right,
-            misconceptions,
-            f"For k0 = {k0}, n = {n}, k = {k} the layers keep 2 c + 8 k maps each, together "
-            f"{right:,}, not {found}.",
-        )
+def check_middle_way(answer: Callable[..., Any]) -> None:
+    """Exercise 9.1: a dense layer that computes again only what costs no multiply-adds."""
+    import densenet_nb._startup  # noqa: F401
+
+    import tensorflow as tf
+
+    def composite(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        x = tf.nn.batch_normalization(x, *tf.nn.moments(x, (0, 1, 2)), beta, gamma, 1e-3)
+        return tf.nn.conv2d(tf.nn.relu(x), kernel, 1, "SAME")
+
+    c, k = 24, 12
+    shapes = [(c,), (c,), (1, 1, c, 4 * k), (4 * k,), (4 * k,), (3, 3, 4 * k, k)]
+    weights = [tf.random.stateless_normal(shape, (1, i)) for i, shape in enumerate(shapes)]
+    x = tf.random.stateless_normal((2, 4, 4, c), (2, 2))
+    found = answer(tf.recompute_grad, composite, x, *weights)
+    expect(tf.is_tensor(found), found, "a tensor of maps")
+    right = composite(composite(x, *weights[:3]), *weights[3:])
+    refuse(
+        found.shape != right.shape or not np.allclose(found, right, rtol=0.05, atol=0.05),
+        "Before anything is saved, it must be the same function: two composite functions, the "
+        "first with the first three weights and the second with the other three.",
+    )
+    compare(
+        _maps_kept(lambda x: answer(tf.recompute_grad, composite, x, *weights), (4, 4, c)),
+        c + 8 * k,
+        {
+            2 * c + 8 * k: "Nothing is forgotten: all 2 c + 8 k maps are kept, as in the textbook.",
+            c: "The whole layer is computed again, and the 1x1 convolution with it. Forget less.",
+            2 * c + 4 * k: "This forgets between the two convolutions. Those 4 k maps are the same "
+            "in every layer; what grows with depth is in front of the first convolution.",
+            c + 4 * k: "Both composite functions forget. That is a good form (our plain one); this "
+            "exercise keeps what lies behind the 1x1 convolution.",
+        },
+        f"The function is right. For c = {c}, k = {k} it should keep c + 8 k = {c + 8 * k} maps.",
+    )
+
+
+def _maps_kept(function: Callable, shape: tuple[int, int, int]) -> float:
+    """Count the maps that a function of maps keeps in training; it closes over its weights."""
+    import keras
+
+    from densenet_nb import probes
+
+    class Wrapped(keras.layers.Layer):
+        def build(self, input_shape: tuple[int | None, ...]) -> None:
+            self.scale = self.add_weight(shape=input_shape[-1:])  # whose gradient asks for x's
+
+        def call(self, x: Any) -> Any:
+            return function(x * self.scale)
+
+    inputs = keras.Input(shape)
+    height, width, _ = shape
+    kept = probes.kept_bytes(keras.Model(inputs, Wrapped()(inputs)), batch_size=2)
+    images = shape[-1]  # kept for the gradient of the scale
+    return kept / (4 * 2 * height * width) - images
 
 
 @check
-def check_largest_batch(answer: Callable[[Any, int, bool], int]) -> None:
-    """Exercise 9.2: the largest batch whose training step fits into a memory."""
-    from densenet_nb import cost
-    from densenet_nb.configurations import CONFIGURATIONS
-
-    network = CONFIGURATIONS["DenseNet121"]
-    trainable, total = cost.parameters(network)
-    for memory_efficient, images, share_left in ((True, 40, 0.5), (False, 20, 0)):
-        image, other = (
-            cost.activation_bytes(network, memory_efficient=form)
-            for form in (memory_efficient, not memory_efficient)
-        )
-        fixed = 4 * (total + 2 * trainable)  # weights, gradients, momenta
-        memory = fixed + images * image + int(share_left * image)
+def check_kept_by_a_sum(answer: Callable[[str, int], int]) -> None:
+    """Exercise 9.2: the maps kept by concatenation, and by a sum of as many weights."""
+    k0, k, pixels, images = 4, 8, 8 * 8, 2
+    for n in (2, 8):
+        width = math.isqrt(4 * k * n)
+        reads = n * k0 + k * n * (n - 1) // 2
+        right = {"concatenation": 2 * reads, "sum": 2 * n * width}
         misconceptions = {
-            memory // image: "The weights are forgotten: they, their gradients and the momenta "
-            "take their bytes first.",
-            (memory - 4 * total) // image: "Training has two more arrays as large as the trainable "
-            "weights: their gradients and the momenta.",
-            (memory - fixed) // other: "`memory_efficient` is not used, or the wrong way round.",
-            (memory - fixed) / image: "A batch is a whole number of images: round down.",
-            images + 1: "Rounded up, the last image does not fit: round down.",
+            "concatenation": {
+                k0 + n * k: "That counts each map once; stock layers keep every concatenation.",
+                2 * reads + 8 * k * n: "These layers have a bottleneck: pass bottleneck=False.",
+                reads + k * (n - 1): "That is our own block; build the one of stock layers, which "
+                "keeps each input before and after BN-ReLU.",
+            },
+            "sum": {
+                2 * n * (k0 + n * k): "This sum is as wide as the concatenation is at its end, and "
+                "has many times its weights.",
+                2 * reads: "That is the concatenation's number: for the sum, build a block that "
+                "adds.",
+                2
+                * n
+                * k0: "This sum stays as narrow as what enters the dense block. That is equal "
+                "width, not an equal number of weights: 9 W² n must be 9 k (4 + 12 + …).",
+                2 * n * k: "This sum has the width k for every n. The dense block's weights grow "
+                "with the square of n, so the sum must become wider with depth to have as many.",
+            },
         }
-        if share_left == 0:
-            misconceptions[(memory - 12 * total) // image] = (
-                "The moving statistics have neither gradients nor momenta: only the trainable "
-                "parameters count three times."
+        for form in ("concatenation", "sum"):
+            found = number(answer(form, n))
+            known = misconceptions[form] | {
+                right[form] * 4 * images * pixels: "These are bytes: divide by 4, by the images "
+                "and by the pixels."
+            }
+            compare(
+                found,
+                right[form],
+                known,
+                f"With n = {n} layers the {form} keeps {right[form]} maps, not {found}.",
             )
-        found = number(answer(network, memory, memory_efficient))
-        compare(
-            found,
-            images,
-            misconceptions,
-            f"{memory:,} bytes hold {fixed:,} for the weights and {images} times {image:,}; you "
-            f"return {found}.",
-        )
-    found = number(answer(network, 2**20, True))
-    refuse(
-        found != 0,
-        f"A MiB does not even hold the weights: no batch fits, so return 0, not {shown(found)}.",
-    )

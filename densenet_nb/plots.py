@@ -42,6 +42,7 @@ __all__ = [
     "paired_differences",
     "show",
     "side_by_side",
+    "waffle",
     "wirings",
 ]
 
@@ -585,6 +586,32 @@ def amounts(panels: Mapping[str, Mapping[str, float]], ylabel: str) -> Figure:
         axis.grid(visible=False, axis="y")
     axes[0, 0].set(ylabel=ylabel)
     axes[0, 0].invert_yaxis()
+    return figure
+
+
+@plt.rc_context(STYLE)
+def waffle(counts: Mapping[str, int], title: str, columns: int = 32) -> Figure:
+    """Draw amounts as so many equal squares, one after the other, a color for each amount.
+
+    Parameters
+    ----------
+    counts : mapping of str to int
+        Name in the legend, and squares, from the top left on.
+    title : str
+        What a square stands for.
+    columns : int
+        Squares in a row.
+    """
+    rows = -(-sum(counts.values()) // columns)
+    figure, axes = plt.subplots(figsize=(9, 9 / columns * rows + 1.1))
+    first = 0
+    for (name, count), color in zip(counts.items(), COLORS, strict=False):
+        row, column = np.divmod(np.arange(first, first + count), columns)
+        axes.bar(column, 0.9, 0.9, row, color=color, label=f"{name}: {count}")
+        first += count
+    axes.set(title=title, xlim=(-0.6, columns - 0.4), ylim=(rows, -0.1), aspect="equal")
+    axes.set_axis_off()
+    figure.legend(loc="outside lower center", ncols=len(counts))
     return figure
 
 

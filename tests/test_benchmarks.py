@@ -286,6 +286,15 @@ def test_the_short_form_has_the_smallest_sizes():
     assert [[x for x, _ in sweep] for sweep in sweeps] == [[121, 169], [1, 8], [16, 40]]
 
 
+def test_peaks_are_of_growing_batches_and_have_no_times(monkeypatch):
+    settings = cost_against_size.peaks(cost_against_size.SETTINGS)
+    assert len(cost_against_size.cases(settings, None)) == 3 * 4
+    assert list(settings["measures"].values()) == ["peak_gib"]
+    measured = {"first_s": 3.0, "step_s": 1.0, "base_gib": 0.5, "peak_gib": 2.0}
+    monkeypatch.setattr(schedule, "measure", lambda options, environment: measured)
+    assert cost_against_size.peak_alone({}) == {"base_gib": 0.5, "peak_gib": 2.0}
+
+
 # --- what is really measured ------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ from exact_counts import COUNTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from densenet_nb import cost, layers, models, probes, textbook
+from densenet_nb import cost, layers, models, probes, records, textbook
 from densenet_nb.configurations import CONFIGURATIONS, Configuration, cifar, imagenet
 
 SMALL = {
@@ -106,6 +106,8 @@ def check_against_built_networks(configuration, shape, include_top):
 
     traced = probes.kept_bytes(stock, batch_size=3)
     assert traced == cost.activation_bytes(configuration, *shape, **top, batch_size=3)
+    kept_plain = cost.total_cost(cost.rows(configuration, *shape, **top)).kept_plain
+    assert probes.kept_bytes(model, batch_size=3) == 3 * 4 * kept_plain
 
 
 @pytest.mark.parametrize("include_top", [True, False])
@@ -299,6 +301,54 @@ def test_table_has_the_lines_of_table_1():
     assert cost.total_cost(rows) == cost.total_cost(cost.rows(CONFIGURATIONS["DenseNet121"]))
 
 
+OURS = {"densenet_nb": False, "densenet_nb, memory-efficient": True}
+RECORDED = [
+    pytest.param(run, id=f"{name}-{run.get('network', 'DenseNet121')}-{run['batch']}-{index}")
+    for name in ("cost_against_size", "peak_memory", "side_by_side")
+    for index, run in enumerate(records.read(name)["runs"])
+    if run.get("candidate") in OURS and "peak_gib" in run
+]
+
+
+@pytest.mark.parametrize("run", RECORDED)
+def test_peak_is_never_below_what_was_recorded_and_at_most_15_percent_above(run):
+    network, side = run.get("network", "DenseNet121"), run.get("side", 224)
+    small = network.startswith("L=")
+    configuration = (
+        cifar(int(network[2:]), 12, bottleneck=False) if small else CONFIGURATIONS[network]
+    )
+    predicted = cost.peak(
+        configuration,
+        side,
+        side,
+        classes=10 if small else 1000,
+        batch_size=run["batch"],
+        memory_efficient=OURS[run["candidate"]],
+    )
+    assert run["peak_gib"] <= predicted.step / 2**30 <= 1.15 * run["peak_gib"]
+
+
+def test_peaks_were_recorded_for_both_forms_and_several_batches():
+    batches = {
+        (run["candidate"], run["batch"])
+        for run in records.read("peak_memory")["runs"]
+        if run["candidate"] in OURS
+    }
+    assert batches == {(candidate, batch) for candidate in OURS for batch in (1, 8, 32, 64)}
+
+
+def test_peak_by_hand():
+    """The widest moment of a memory-efficient DenseNet-121 is block 1's last layer: 256 maps."""
+    stem = 230 * 230 * 3 + 2 * 112 * 112 * 64
+    values = stem + (1 + cost.WORKING_MAPS) * 256 * 56 * 56
+    found = cost.peak(CONFIGURATIONS["DenseNet121"], batch_size=3, memory_efficient=True)
+    assert found.maps == int(3 * 4 * values * (1 + cost.ALLOCATOR_GAPS))
+    assert found.gradients == 4 * 7_978_856
+    assert found.weights == 4 * (8_062_504 + 7_978_856)
+    assert found.program == int(120 * 3.9 * 2**20)
+    assert found.step == found.gradients + found.maps + found.program
+
+
 def test_bottleneck_by_hand():
     assert cost.dense_layer_weights(544, 32, bottleneck=False) == 9 * 544 * 32 == 156_672
     assert cost.dense_layer_weights(544, 32) == 544 * 128 + 9 * 128 * 32 == 106_496
@@ -343,6 +393,8 @@ def test_transition_by_hand():
         (lambda c: cost.parameters(c, classes=0), "classes=0"),
         (lambda c: cost.activation_bytes(c, batch_size=0), "batch_size=0"),
         (lambda c: cost.activation_bytes(c, itemsize=0), "itemsize=0"),
+        (lambda c: cost.peak(c, batch_size=0), "batch_size=0"),
+        (lambda c: cost.peak(c, 31), "height=31: must be at least 32"),
         (lambda c: cost.transition(64, 1.5), "compression=1.5"),
         (lambda c: cost.dense_layer(0, 32), "channels=0"),
         (lambda c: cost.dense_layer(64, 0), "growth_rate=0"),

@@ -132,23 +132,11 @@ def commutes(maps=MAPS, same=lambda a, b: np.linalg.norm(a - b) < 0.01 * np.lina
     return answer
 
 
-def kept_maps(concatenated=2, between=8, extra=lambda k0, n, k: 0):
-    """Return a count of the maps that a block keeps, right but for what the arguments change."""
+def kept_by_a_sum(width=lambda n: math.isqrt(32 * n), concatenation=lambda n: 8 * n * n):
+    """Return what the two forms keep, right but for what the arguments change."""
 
-    def answer(k0, n, k):
-        reads = n * k0 + k * n * (n - 1) // 2
-        return concatenated * reads + between * k * n + extra(k0, n, k)
-
-    return answer
-
-
-def largest_batch(arrays=lambda weights: weights.total + 2 * weights.trainable, end=int, form=None):
-    """Return the largest batch, right but for what the arguments change."""
-
-    def answer(network, memory, memory_efficient):
-        chosen = memory_efficient if form is None else form(memory_efficient)
-        image = cost.activation_bytes(network, memory_efficient=chosen)
-        return end(max(0, (memory - 4 * arrays(cost.parameters(network))) / image))
+    def answer(form, n):
+        return concatenation(n) if form == "concatenation" else 2 * n * width(n)
 
     return answer
 
@@ -397,33 +385,40 @@ WRONG = {
         ),
         (lambda k0, n, k: 335_040, "trainable parameters: add"),
     ],
-    "check_kept_maps": [
-        (lambda k0, n, k: k0 + n * k, "counts each map once"),
-        (kept_maps(concatenated=1, between=4), "Each input is kept twice"),
-        (kept_maps(between=0), "bottleneck is forgotten"),
-        (kept_maps(between=4), "kept twice too"),
-        (kept_maps(between=2), "4 k maps, not k"),
-        (kept_maps(extra=lambda k0, n, k: 2 * n * k), "Off by one"),
-        (kept_maps(extra=lambda k0, n, k: n * k), "next concatenation already"),
-        (lambda k0, n, k: 2 * (k0 + (n - 1) * k) + 8 * k, "last layer alone"),
-        (lambda k0, n, k: 464, "2 c + 8 k maps each, together 3,264, not 464"),
-    ],
-    "check_largest_batch": [
-        (largest_batch(lambda weights: 0), "weights are forgotten"),
-        (largest_batch(lambda weights: weights.total), "two more arrays"),
-        (largest_batch(lambda weights: 3 * weights.total), "moving statistics"),
-        (largest_batch(form=lambda given: not given), "the wrong way round"),
-        (largest_batch(form=lambda given: False), "is not used"),
-        (largest_batch(form=lambda given: True), "is not used"),
-        (largest_batch(end=float), "whole number"),
-        (largest_batch(end=math.ceil), "Rounded up"),
-        (lambda network, memory, memory_efficient: 32, "you return 32"),
+    "check_middle_way": [
+        (lambda forgetful, H, x, *w: H(H(x, *w[:3]), *w[3:]), "Nothing is forgotten"),
         (
-            lambda network, memory, memory_efficient: (
-                largest_batch()(network, memory, memory_efficient) or -6
-            ),
-            "return 0, not -6",
+            lambda forgetful, H, x, *w: forgetful(lambda x, *w: H(H(x, *w[:3]), *w[3:]))(x, *w),
+            "The whole layer is computed again",
         ),
+        (lambda forgetful, H, x, *w: forgetful(H)(H(x, *w[:3]), *w[3:]), "what grows with depth"),
+        (
+            lambda forgetful, H, x, *w: forgetful(H)(forgetful(H)(x, *w[:3]), *w[3:]),
+            "Both composite functions forget",
+        ),
+        (lambda forgetful, H, x, *w: forgetful(H)(x, *w[:3]), "must be the same function"),
+        (
+            lambda forgetful, H, x, *w: 2 * H(forgetful(H)(x, *w[:3]), *w[3:]),
+            "must be the same function",
+        ),
+        (lambda forgetful, H, x, *w: 120, "returned 120, where a tensor of maps belongs"),
+        (
+            lambda forgetful, H, x, *w: H(
+                forgetful(H)(x + 0 * H(x, *w[:3])[..., :24], *w[:3]), *w[3:]
+            ),
+            "it should keep c + 8 k = 120 maps",
+        ),
+    ],
+    "check_kept_by_a_sum": [
+        (kept_by_a_sum(lambda n: 4), "equal width, not an equal number"),
+        (kept_by_a_sum(lambda n: 8), "must become wider with depth"),
+        (kept_by_a_sum(lambda n: 4 + 8 * n), "as wide as the concatenation is at its end"),
+        (lambda form, n: 8 * n * n, "That is the concatenation's number"),
+        (kept_by_a_sum(concatenation=lambda n: 4 + 8 * n), "counts each map once"),
+        (kept_by_a_sum(concatenation=lambda n: 8 * n * n + 64 * n), "pass bottleneck=False"),
+        (kept_by_a_sum(concatenation=lambda n: 4 * n * n + 8 * (n - 1)), "our own block"),
+        (kept_by_a_sum(concatenation=lambda n: 512 * 8 * n * n), "These are bytes"),
+        (kept_by_a_sum(concatenation=lambda n: 7), "the concatenation keeps 32 maps, not 7"),
     ],
     "check_last_side": [
         (lambda n: n // 32, "padded stem rounds up"),
@@ -541,6 +536,7 @@ OF_ARRAYS = {
     "check_converter",
     "check_dense_block",
     "check_layers_without_bottleneck",
+    "check_middle_way",
     "check_transition",
     "check_without",
 }

@@ -246,6 +246,18 @@ def test_amounts_draws_a_bar_for_each_thing_in_each_panel():
     assert figure.axes[0].yaxis_inverted()
 
 
+def test_waffle_draws_as_many_squares_as_are_counted():
+    figure = plots.waffle({"few": 2, "many": 35}, "a square is one", columns=10)
+    (axes,) = figure.axes
+    assert axes.get_title() == "a square is one"
+    squares = [[(bar.get_x() + 0.45, bar.get_y()) for bar in drawn] for drawn in axes.containers]
+    assert [len(drawn) for drawn in squares] == [2, 35]
+    everywhere = sum(squares, [])
+    assert np.allclose(everywhere, [(place % 10, place // 10) for place in range(37)])
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["few: 2", "many: 35"]
+
+
 def test_kept_against_depth_draws_the_formula_and_the_counts():
     kept = {"textbook": [1, 4, 9], "ours": [1, 2, 3]}
     counted = {"textbook": {16: 1}, "ours": {16: 1, 28: 3}}
