@@ -104,7 +104,7 @@ def dense_network(models: ModuleType, parts: ModuleType) -> Any:
 
 
 def mixed(models: ModuleType, parts: ModuleType) -> str:
-    """Return "runs" if `dense_network` does with these two libraries, otherwise the error's name."""
+    """Return "runs" if `dense_network` does with these libraries, else the error's name."""
     try:
         dense_network(models, parts)(IMAGES)
     except Exception as error:  # noqa: BLE001

@@ -6,6 +6,7 @@ The solutions are those folded into the notebooks, run from there: one source.
 import json
 import math
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,39 @@ def largest_batch(arrays=lambda weights: weights.total + 2 * weights.trainable, 
         return end(max(0, (memory - 4 * arrays(cost.parameters(network))) / image))
 
     return answer
+
+
+def block_test(layers=3, same=False, wanted=None, agrees=None, make=None, positive=False):
+    """Return a test of dense blocks, right but for what the arguments change."""
+
+    def function(seed, x):
+        kernel = np.random.default_rng([seed, x.shape[-1]]).normal(size=(x.shape[-1], 2))
+        return x @ kernel
+
+    def equal(found, right):
+        return found.shape == right.shape and np.allclose(found, right)
+
+    def answer(tested):
+        x = np.random.default_rng(0).normal(size=(2, 3, 5, 4))
+        functions = [partial(make or function, 0 if same else seed) for seed in range(layers)]
+        x = abs(x) if positive else x
+        right = block(together, wanted or together)(x, functions)
+        return (agrees or equal)(tested(x, functions), right)
+
+    return answer
+
+
+def total(seed, x):
+    """Map x to two maps that do not tell its channels apart."""
+    return (seed + 1) * np.repeat(x.sum(-1, keepdims=True), 2, axis=-1)
+
+
+def same_shape(found, right):
+    return found.shape == right.shape
+
+
+def same_sum(found, right):
+    return same_shape(found, right) and bool(np.isclose(found.sum(), right.sum()))
 
 
 # check: [(wrong answer, words of its message), …]
@@ -318,6 +352,20 @@ WRONG = {
             "return 0, not -6",
         ),
     ],
+    "check_is_dense_block": [
+        (lambda tested: True, "returns the last layer's maps only"),
+        (lambda tested: False, "refuses a dense block that keeps a list"),
+        (block_test(wanted=last), "refuses a dense block that keeps a list"),
+        (lambda tested: tested.__name__ != "growing", "that lets one array grow"),
+        (lambda tested: 1, "returned 1, where True or False"),
+        (block_test(agrees=lambda found, right: found.ndim == 4), "returns the last layer's maps"),
+        (block_test(layers=1), "stops after one layer"),
+        (block_test(agrees=same_shape), "reads only the layer before"),
+        (block_test(same=True), "gives every layer the same function"),
+        (block_test(agrees=same_sum, make=total), "puts the newest maps first"),
+        (block_test(layers=2), "the third layer miss"),
+        (block_test(positive=True), "activates what enters"),
+    ],
     "check_last_side": [
         (lambda n: n // 32, "padded stem rounds up"),
         (lambda n: -(-n // 32), "Everything is rounded up"),
@@ -389,7 +437,8 @@ def test_every_check_is_used_in_a_notebook():
 
 
 OF_NUMBERS = sorted(
-    set(exercises.__all__) - {"check_transition", "check_block_outputs", "check_dense_block"}
+    set(exercises.__all__)
+    - {"check_transition", "check_block_outputs", "check_dense_block", "check_is_dense_block"}
 )
 
 
