@@ -15,7 +15,16 @@ from typing import Any
 RESULTS = Path(__file__).parent.parent / "densenet_nb" / "records"
 
 
-PACKAGES = ("tensorflow", "keras", "keras-hub", "jax", "torch", "torchvision", "onnxruntime")
+PACKAGES = (
+    "tensorflow",
+    "keras",
+    "tf-keras",
+    "keras-hub",
+    "jax",
+    "torch",
+    "torchvision",
+    "onnxruntime",
+)
 """Whose versions a record holds, where they are installed."""
 
 

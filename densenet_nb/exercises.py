@@ -598,6 +598,73 @@ def check_dense_block_parameters(answer: Callable[[int, int, int], int]) -> None
 
 
 @check
+def check_is_dense_block(answer: Callable[[Callable], bool]) -> None:
+    """Exercise 11.1: a test that tells dense blocks from others."""
+
+    def together(maps: list[np.ndarray]) -> np.ndarray:
+        return np.concatenate(maps, axis=-1)
+
+    def block(read: Callable, returned: Callable = together) -> Callable:
+        """Return a block whose layers read `read(maps)` and that returns `returned(maps)`."""
+
+        def function(x: np.ndarray, H: list[Callable]) -> np.ndarray:  # noqa: N803
+            maps = [x]
+            for h in H:
+                maps.append(h(read(maps)))
+            return returned(maps)
+
+        return function
+
+    def growing(x: np.ndarray, H: list[Callable]) -> np.ndarray:  # noqa: N803
+        for h in H:
+            x = together([x, h(x)])
+        return x
+
+    def newest_first(x: np.ndarray, H: list[Callable]) -> np.ndarray:  # noqa: N803
+        for h in H:
+            x = together([h(x), x])
+        return x
+
+    def verdict(tested: Callable) -> bool:
+        found = answer(tested)
+        expect(isinstance(found, (bool, np.bool_)), found, "True or False")
+        return bool(found)
+
+    dense = {"keeps a list of maps": block(together), "lets one array grow": growing}
+    for what, right in dense.items():
+        refuse(
+            not verdict(right),
+            f"Your test refuses a dense block that {what}. Is it the same function as yours?",
+        )
+    wrong = {
+        "returns the last layer's maps only: compare the shape of what it returns.": block(
+            together, lambda maps: maps[-1]
+        ),
+        "stops after one layer. Give it several functions.": lambda x, H: growing(x, H[:1]),  # noqa: N803
+        "reads only the layer before. Every shape is right if H takes any number of channels: "
+        "compare values.": block(lambda maps: maps[-1]),
+        "gives every layer the same function. Your functions must differ.": lambda x, H: growing(  # noqa: N803
+            x, H[:1] * len(H)
+        ),
+        "puts the newest maps first. Compare the values of every channel in its place, and let H "
+        "tell its input's channels apart.": newest_first,
+        "lets the third layer miss what the first one made. Give it three functions or more.": (
+            block(lambda maps: together(maps[:1] + maps[-1:] if len(maps) > 1 else maps))
+        ),
+        "activates what enters it, so that x is not handed on as it is. Give it an x with negative "
+        "values.": lambda x, H: growing(np.maximum(x, 0), H),  # noqa: N803
+    }
+    for what, block_to_refuse in wrong.items():
+        try:
+            passes = verdict(block_to_refuse)
+        except Misconception:
+            raise
+        except Exception:  # noqa: BLE001
+            passes = False  # an error is a refusal; in a right block it has been raised above
+        refuse(passes, f"Your test lets through a block that {what}")
+
+
+@check
 def check_last_side(answer: Callable[[int], int]) -> None:
     """Exercise 5.2: the side of the last feature map of DenseNet-121."""
 

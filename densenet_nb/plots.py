@@ -298,6 +298,8 @@ def paired_differences(
 def architecture(configuration: Configuration, side: int) -> Figure:
     """Draw a network as the channels of its feature maps, one bar after each layer.
 
+    In a block the color of channels is their age: the first layer's are dark, the last one's pale.
+
     Parameters
     ----------
     configuration : Configuration
@@ -318,10 +320,10 @@ def architecture(configuration: Configuration, side: int) -> Figure:
         if index > 1:
             _transition(axes, position - gap, position, top, k0)
         bars = position + np.arange(num_layers + 1)
-        axes.bar(bars, k0, color="lightgray", edgecolor="white", width=0.9)
-        for layer in range(1, num_layers + 1):  # what a layer adds stays to the end of its block
-            color = COLORS[(layer - 1) % 6]
-            axes.bar(bars[layer:], k, 0.9, k0 + (layer - 1) * k, color=color, edgecolor="white")
+        axes.bar(bars, k0, color="lightgray", width=1)
+        ages = plt.colormaps["cividis"](np.linspace(0, 1, num_layers))
+        for layer, color in enumerate(ages):  # what a layer adds stays to the end of its block
+            axes.bar(bars[layer + 1 :], k, 1, k0 + layer * k, color=color)
         centers.append(bars.mean())
         labels.append(f"dense block {index}\n{num_layers} layers\n{side} × {side} pixels")
         top = k0 + num_layers * k
@@ -653,15 +655,20 @@ def errors_by_stage(errors: Mapping[str, Mapping[str, float]], band: float) -> F
     Parameters
     ----------
     errors : mapping of str to mapping of str to float
-        Name in the legend; for each stage, by its name, the relative error. What is below 1e-9,
-        zero included, is drawn at 1e-9.
+        Name in the legend; for each stage, by its name, the relative error. Zero is drawn a
+        decade below the smallest error, and the axis says so.
     band : float
         Drawn as a dashed line.
     """
     figure, axes = plt.subplots(figsize=(9, 4))
+    smallest = min((error for e in errors.values() for error in e.values() if error), default=band)
+    zero = 10.0 ** np.floor(np.log10(smallest) - 1)
     for label, stages in errors.items():
-        values = np.maximum(list(stages.values()), 1e-9)
-        axes.semilogy(list(stages), values, marker="o", label=label)
+        axes.semilogy(
+            list(stages), [error or zero for error in stages.values()], marker="o", label=label
+        )
+    decades = 10.0 ** np.arange(np.log10(zero) + 1, 1)
+    axes.set_yticks([zero, *decades], ["0", *(f"$10^{{{np.log10(d):.0f}}}$" for d in decades)])
     axes.axhline(band, color="black", linestyle="--", label=f"passes below {band:g}")
     axes.set(xlabel="stage", ylabel="relative error of the output")
     axes.tick_params(axis="x", rotation=60)

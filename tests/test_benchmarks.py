@@ -11,8 +11,10 @@ from pathlib import Path
 
 import densenet_nb._startup  # noqa: F401
 
+import article_in_keras_2
 import candidates
 import cost_against_size
+import keras
 import measure
 import pytest
 import recording
@@ -20,7 +22,7 @@ import schedule
 import side_by_side
 import tensorflow as tf
 
-from densenet_nb import cost
+from densenet_nb import cost, records
 from densenet_nb.configurations import CONFIGURATIONS
 
 BENCHMARKS = Path(recording.__file__).parent
@@ -359,3 +361,14 @@ def test_networks_have_their_depth_and_classes():
     assert candidates.configuration("L=40").depth == 40
     assert candidates.configuration("L=40").growth_rate == 12
     assert (candidates.classes("L=40"), candidates.classes("DenseNet121")) == (10, 1000)
+
+
+# --- the article in two versions of Keras -----------------------------------------------------
+
+
+def test_what_was_recorded_of_keras_3_is_what_it_does():
+    recorded = records.read("article_in_keras_2")["runs"][1]
+    with pytest.warns(UserWarning, match="does not have a `build"):
+        found = article_in_keras_2.measure(keras)
+    assert recorded.items() >= (found | {"keras": recorded["keras"]}).items()
+    assert article_in_keras_2.mixed(keras, keras) == recorded["with_its_own_layers"]

@@ -7,12 +7,13 @@ import json
 import math
 import re
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from densenet_nb import cost, exercises
+from densenet_nb import exercises
 from densenet_nb.configurations import Configuration
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
@@ -193,6 +194,39 @@ def without(rows=lambda start, k: slice(start, start + k), copied=True):
         return kernel
 
     return answer
+
+
+def block_test(layers=3, same=False, wanted=None, agrees=None, make=None, positive=False):
+    """Return a test of dense blocks, right but for what the arguments change."""
+
+    def function(seed, x):
+        kernel = np.random.default_rng([seed, x.shape[-1]]).normal(size=(x.shape[-1], 2))
+        return x @ kernel
+
+    def equal(found, right):
+        return found.shape == right.shape and np.allclose(found, right)
+
+    def answer(tested):
+        x = np.random.default_rng(0).normal(size=(2, 3, 5, 4))
+        functions = [partial(make or function, 0 if same else seed) for seed in range(layers)]
+        x = abs(x) if positive else x
+        right = block(together, wanted or together)(x, functions)
+        return (agrees or equal)(tested(x, functions), right)
+
+    return answer
+
+
+def total(seed, x):
+    """Map x to two maps that do not tell its channels apart."""
+    return (seed + 1) * np.repeat(x.sum(-1, keepdims=True), 2, axis=-1)
+
+
+def same_shape(found, right):
+    return found.shape == right.shape
+
+
+def same_sum(found, right):
+    return same_shape(found, right) and bool(np.isclose(found.sum(), right.sum()))
 
 
 # check: [(wrong answer, words of its message), …]
@@ -420,6 +454,20 @@ WRONG = {
         (kept_by_a_sum(concatenation=lambda n: 512 * 8 * n * n), "These are bytes"),
         (kept_by_a_sum(concatenation=lambda n: 7), "the concatenation keeps 32 maps, not 7"),
     ],
+    "check_is_dense_block": [
+        (lambda tested: True, "returns the last layer's maps only"),
+        (lambda tested: False, "refuses a dense block that keeps a list"),
+        (block_test(wanted=last), "refuses a dense block that keeps a list"),
+        (lambda tested: tested.__name__ != "growing", "that lets one array grow"),
+        (lambda tested: 1, "returned 1, where True or False"),
+        (block_test(agrees=lambda found, right: found.ndim == 4), "returns the last layer's maps"),
+        (block_test(layers=1), "stops after one layer"),
+        (block_test(agrees=same_shape), "reads only the layer before"),
+        (block_test(same=True), "gives every layer the same function"),
+        (block_test(agrees=same_sum, make=total), "puts the newest maps first"),
+        (block_test(layers=2), "the third layer miss"),
+        (block_test(positive=True), "activates what enters"),
+    ],
     "check_last_side": [
         (lambda n: n // 32, "padded stem rounds up"),
         (lambda n: -(-n // 32), "Everything is rounded up"),
@@ -535,6 +583,7 @@ OF_ARRAYS = {
     "check_commutes",
     "check_converter",
     "check_dense_block",
+    "check_is_dense_block",
     "check_layers_without_bottleneck",
     "check_middle_way",
     "check_transition",

@@ -128,6 +128,8 @@ def test_architecture_stacks_what_each_layer_adds():
     ]
     (arrow,) = [text for text in axes.texts if isinstance(text, Annotation)]
     assert (arrow.xyann[1], arrow.xy[1]) == (16, 8)
+    colors = [bar.get_facecolor() for bar in axes.patches]
+    assert len(set(colors)) == 4  # gray, and the ages: the oldest, the middle, the newest
     assert "transition\n16 → 8" in [text.get_text() for text in axes.texts]
 
 
@@ -272,10 +274,15 @@ def test_kept_against_depth_draws_the_formula_and_the_counts():
     assert names == ["textbook", "ours", "counted on the graph"]
 
 
-def test_errors_by_stage_draws_zero_at_the_floor():
-    figure = plots.errors_by_stage({"good": {"stem": 0, "block1": 1e-6}}, band=1e-4)
+@pytest.mark.parametrize("error", [2e-6, 3e-12])
+def test_errors_by_stage_draws_zero_below_the_errors_and_says_so(error):
+    figure = plots.errors_by_stage({"good": {"stem": 0, "block1": error}}, band=1e-4)
     line, band = figure.axes[0].lines
-    assert list(line.get_ydata()) == [1e-9, 1e-6]
+    zero, drawn = line.get_ydata()
+    assert drawn == error
+    assert error / 100 < zero < error / 10
+    ticks = dict(zip(figure.axes[0].get_yticks(), figure.axes[0].get_yticklabels(), strict=True))
+    assert ticks[zero].get_text() == "0"
     assert set(band.get_ydata()) == {1e-4}
     assert figure.axes[0].get_yscale() == "log"
     assert labels(figure) == ("stage", "relative error of the output")
