@@ -15,7 +15,7 @@ lab: $(VENV)/.requirements.lock
 	$(PY) tools/lab.py notebooks/00_start_here.ipynb
 
 test: $(VENV)/.requirements-test.lock
-	$(PY) -m pytest --nbval notebooks/
+	$(PY) -m pytest -n 2 --nbval notebooks/
 	$(PY) -m pytest -n 2 --dist worksteal tests/
 
 # Runs notebooks from cold kernels and saves their outputs; NB=notebooks/03_bottleneck.ipynb for one.
@@ -26,11 +26,13 @@ notebooks: $(VENV)/.requirements-test.lock
 look: $(VENV)/.requirements-test.lock
 	$(PY) tools/browse.py pictures $(NB)
 
-# The notebooks are strict on other processors too: no oneDNN, older instructions, one core.
+# The notebooks are strict on other processors too: no oneDNN, older instructions, one core, and
+# products of float32 rounded as a GPU rounds them in TF32.
 strict-matrix: $(VENV)/.requirements-test.lock
 	TF_ENABLE_ONEDNN_OPTS=0 $(PY) -m pytest --nbval notebooks/
 	ONEDNN_MAX_CPU_ISA=AVX2 $(PY) -m pytest --nbval notebooks/
 	taskset -c 0 $(PY) -m pytest --nbval notebooks/
+	PYTHONPATH=tests/tf32 $(PY) -m pytest --nbval notebooks/
 
 # Breaks the package in fifty ways, one at a time: the tests must notice each (tens of minutes).
 mutants: $(VENV)/.requirements-test.lock
