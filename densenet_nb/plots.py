@@ -33,6 +33,7 @@ __all__ = [
     "costs_by_stage",
     "crossing_lines",
     "dense_layer_bars",
+    "effect_of_epsilon",
     "errors_by_stage",
     "feature_maps",
     "gradient_against_depth",
@@ -673,6 +674,33 @@ def errors_by_stage(errors: Mapping[str, Mapping[str, float]], band: float) -> F
     axes.set(xlabel="stage", ylabel="relative error of the output")
     axes.tick_params(axis="x", rotation=60)
     axes.legend()
+    return figure
+
+
+@plt.rc_context(STYLE)
+def effect_of_epsilon(
+    variances: Mapping[str, np.ndarray], published: float, other: float
+) -> Figure:
+    """Draw what another ε does to a normalized map, and below it where the variances of maps lie.
+
+    Parameters
+    ----------
+    variances : mapping of str to numpy.ndarray
+        Name of the group in the legend, and the variance of each of its maps, (n,), positive.
+    published, other : float
+        The ε of the weights, and the one that takes its place. Batch normalization divides by
+        sqrt(v + ε), so a map of variance v is scaled by sqrt((v + published) / (v + other)).
+    """
+    figure, (curve, counts) = plt.subplots(2, figsize=(9, 5), sharex=True)
+    every = np.concatenate(list(variances.values()))
+    bins = np.geomspace(min(every.min(), other) / 2, every.max() * 2, 40)
+    curve.plot(bins, np.sqrt((bins + published) / (bins + other)), color="black")
+    curve.set(ylabel=f"factor by which\nε = {other:g} scales a map", xscale="log", ylim=(0, 1.05))
+    for label, values in variances.items():
+        share = np.full(values.shape, 100 / values.size)
+        counts.hist(values, bins, weights=share, label=label, alpha=0.6)
+    counts.set(xlabel="variance of the map (squared units of the map)", ylabel="maps (%)")
+    counts.legend()
     return figure
 
 

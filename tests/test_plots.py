@@ -288,6 +288,21 @@ def test_errors_by_stage_draws_zero_below_the_errors_and_says_so(error):
     assert labels(figure) == ("stage", "relative error of the output")
 
 
+def test_effect_of_epsilon_draws_the_factor_above_and_every_map_below():
+    groups = {"small": np.array([1e-3, 2e-3]), "large": np.array([1.0, 2.0, 4.0, 8.0])}
+    figure = plots.effect_of_epsilon(groups, published=1e-5, other=1e-3)
+    curve, counts = figure.axes
+    v, factor = curve.lines[0].get_data()
+    np.testing.assert_allclose(np.interp(1e-3, v, factor), (1.01e-3 / 2e-3) ** 0.5, rtol=0.02)
+    assert factor[-1] > 0.999
+    for drawn, values in zip(counts.containers, groups.values(), strict=True):
+        heights = [bar.get_height() for bar in drawn]
+        assert sum(heights) == pytest.approx(100), "a variance lies outside the bins"
+        assert max(heights) == pytest.approx(100 / values.size)
+    assert [text.get_text() for text in counts.get_legend().get_texts()] == list(groups)
+    assert curve.get_xscale() == "log"
+
+
 def test_side_by_side_draws_ratios_to_the_reference():
     runs = [
         {"what": "limit", "round": 0},
