@@ -323,8 +323,9 @@ def _takes_images_apart(model: keras.Model) -> bool:
 
 def _activation(layer: keras.Layer) -> Callable:
     """Return a layer's activation, the identity if it has none."""
-    composite = getattr(layer, "composite", {})  # of our parts
-    return composite.get("activation", getattr(layer, "activation", keras.activations.linear))
+    if isinstance(layer, CompositeFunction):
+        return layer.activate
+    return getattr(layer, "activation", keras.activations.linear)
 
 
 def _axes(layer: keras.Layer) -> list[int]:
