@@ -14,6 +14,7 @@ import tensorflow as tf
 from equality import randomize, relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from keras.src.applications.densenet import DenseNet  # of any depth
 from tensorflow.core.protobuf import saved_model_pb2
 
 from densenet_nb import inference, layers, models
@@ -107,12 +108,15 @@ def test_every_option(options):
     assert error(inference.freeze(network), network, images(3, 45, 38, 3)) < 1e-5
 
 
-def test_121_and_keras_applications(peers):
-    ours, theirs = peers("DenseNet121", include_top=True)
+def test_ours_and_keras_applications():
+    """Stock layers fold as well; (2, 2, 2, 2) has the parts of 121 in a fifth of the time."""
+    options = {"input_shape": (64, 64, 3), "classes": 10}
+    ours = models.DenseNet((2, 2, 2, 2), **options)
+    theirs = DenseNet([2, 2, 2, 2], weights=None, **options)
     randomize(ours)
     theirs.set_weights(ours.get_weights())
     x = images(2, 64, 64, 3)
-    for network in (ours, theirs):  # stock layers fold as well
+    for network in (ours, theirs):
         assert error(inference.freeze(network), theirs, x) < 1e-5
 
 

@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from run_notebook import METADATA, NOTEBOOKS
 
-GATE = ("00_", "05_")
+GATE = ("00_", "03_")
 """The notebooks that every run of the tests opens; `--all-notebooks` opens the others too."""
 
 needs_chromium = pytest.mark.skipif(
