@@ -80,8 +80,8 @@ def test_a_run_depends_on_its_seed_only():
     other = benchmark.run(CASE, TRIO[0], 4, "test", 0.1)
     again = benchmark.run(CASE, TRIO[0], 3, "test", 0.1)
     entropy = first.pop("cross_entropy")
-    assert again.pop("cross_entropy") == pytest.approx(entropy, abs=1e-3)  # threads add in turn
-    assert abs(other["cross_entropy"] - entropy) > 1e-2
+    assert again.pop("cross_entropy") == pytest.approx(entropy, abs=5e-4)  # threads add in turn
+    assert abs(other["cross_entropy"] - entropy) > 3e-3
     assert again == first
     assert first["of"] == 360
 
