@@ -94,12 +94,12 @@ DIGITS_200 = {"data": "digits", "images": 200, "steps": 100}
 FASHION = {"data": "fashion_mnist", "images": 10_000, "steps": 1563}  # 5 epochs
 
 CASES = (
-    (DIGITS_100, TRIOS["middle"]),
-    (DIGITS_200, TRIOS["middle"]),
     (DIGITS_100, TRIOS["small"]),
+    (DIGITS_100, TRIOS["middle"]),
+    (DIGITS_200, TRIOS["small"]),
+    (DIGITS_200, TRIOS["middle"]),
     (DIGITS_200, GRID),
     (DIGITS_100, TRIOS["large"]),
-    (DIGITS_200, TRIOS["small"]),
     (DIGITS_200, TRIOS["large"]),
     (FASHION, TRIOS["Fashion-MNIST"]),
 )
