@@ -193,15 +193,6 @@ def test_of_equally_good_rates_the_smallest_is_taken():
     assert benchmark.chosen_rate({"runs": runs}, CASE, TRIO[0]) == min(benchmark.RECIPE["rates"])
 
 
-def test_fashion_mnist_has_fewer_seeds():
-    def seeds(case):
-        entries = benchmark.plan(case, TRIO, 20)
-        return {seed for _, seed, part, _ in entries if part == "test"}
-
-    assert seeds(benchmark.DIGITS_100) == set(range(20))
-    assert seeds(benchmark.FASHION) == set(range(benchmark.FASHION_SEEDS))
-
-
 def test_a_data_set_that_is_not_there_is_named_and_the_others_go_on(monkeypatch, tmp_path, capsys):
     def load(name):
         if name == "fashion_mnist":
