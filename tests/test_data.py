@@ -4,6 +4,7 @@ import gzip
 import http.server
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -554,6 +555,27 @@ def test_fashion_mnist_from_files_put_by_hand_after_one_was_cut(tmp_path, capfd)
         classes = gzip.decompress((tmp_path / f"{prefix}-labels-idx1-ubyte.gz").read_bytes())[8:]
         expected = np.frombuffer(pixels, np.uint8).reshape(-1, 28, 28, 1)
         assert rows(np.rint(images * 255).astype(np.uint8), labels) == rows(expected, classes)
+
+
+def test_the_benchmarks_hand_over_the_originals_where_debian_s_files_are(tmp_path, monkeypatch):
+    for file in fashion_mnist.FILES:
+        (tmp_path / file).write_bytes(gzip.compress(file.encode(), mtime=0))
+    monkeypatch.setattr(fashion_mnist, "DEBIAN", tmp_path)
+
+    def load_arrays(name, manual_dir):
+        return name, {path.name: path.read_bytes() for path in Path(manual_dir).iterdir()}
+
+    monkeypatch.setattr(data, "load_arrays", load_arrays)
+    name, files = fashion_mnist.load_arrays()
+    assert name == "fashion_mnist"
+    assert files.keys() == fashion_mnist.FILES.keys()
+    for file, whole in files.items():
+        assert gzip.decompress(whole) == file.encode()
+        assert struct.unpack("<I", whole[4:8]) == (fashion_mnist.FILES[file],)
+
+    monkeypatch.setattr(fashion_mnist, "DEBIAN", tmp_path / "nowhere")
+    monkeypatch.setattr(data, "load_arrays", lambda name: name)
+    assert fashion_mnist.load_arrays() == "fashion_mnist"
 
 
 # A clean machine, a notebook, Windows
