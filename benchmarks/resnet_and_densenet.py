@@ -47,8 +47,8 @@ RECIPE = {
     "weight_decay": 1e-4,
     "batch_norm_momentum": 0.9,
     "epsilon": 1e-5,
-    "rates": [0.03, 0.1, 0.3, 1.0],
-    "rate_seeds": [1000, 1001],
+    "rates": [0.03, 0.1, 0.3, 1.0, 3.0],
+    "rate_seeds": [1000, 1001, 1002],
     "validation_images": 1000,
 }
 
