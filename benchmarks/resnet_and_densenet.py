@@ -12,7 +12,8 @@ long, to tell a network that learns faster from one that ends better. Notebook 0
 Runs are paired: within a seed all networks of a case see the same training images in the same
 batches. The recipe is one for all but for the learning rate. That is chosen for each network and
 case from `rates`, by the mean error of `rate_seeds` on training images that are not trained on:
-these seeds are not among those compared, and the test images have no part in the choice.
+these seeds are not among those compared, and the test images have no part in the choice. (Ten of
+them: with three the choice was luck, and cost a ResNet two points. A rate of 3 was far worse.)
 
 A case is finished before the next begins, a seed before the next seed. The file is written anew
 after each run. Run the same command again to go on where it stopped. The digits take about an hour
@@ -48,8 +49,8 @@ RECIPE = {
     "weight_decay": 1e-4,
     "batch_norm_momentum": 0.9,
     "epsilon": 1e-5,
-    "rates": [0.03, 0.1, 0.3, 1.0, 3.0],
-    "rate_seeds": [1000, 1001, 1002],
+    "rates": [0.03, 0.1, 0.3, 1.0],
+    "rate_seeds": list(range(1000, 1010)),
     "validation_images": 1000,
 }
 
@@ -97,9 +98,9 @@ FASHION = {"data": "fashion_mnist", "images": 10_000, "steps": 1563}  # 5 epochs
 
 CASES = (
     (DIGITS_100, TRIOS["small"]),
-    (DIGITS_100, TRIOS["middle"]),
-    (DIGITS_100_LONG, TRIOS["small"]),
     (DIGITS_200, TRIOS["small"]),
+    (DIGITS_100_LONG, TRIOS["small"]),
+    (DIGITS_100, TRIOS["middle"]),
     (DIGITS_200, TRIOS["middle"]),
     (DIGITS_200, GRID),
     (DIGITS_100, TRIOS["large"]),

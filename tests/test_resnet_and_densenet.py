@@ -145,7 +145,7 @@ def made_up(case, network, seed, part, rate):
     return case | network | about | {"of": 200, "correct": 200 - wrong, "cross_entropy": 0.0}
 
 
-@pytest.mark.parametrize("stop_after", [0, 1, 7, 47, 50])
+@pytest.mark.parametrize("stop_after", [0, 1, 7, 122, 125])
 def test_a_stopped_program_goes_on_where_it_stopped(stop_after, tmp_path, monkeypatch, capsys):
     path, done = tmp_path / "record.json", []
 
@@ -166,8 +166,8 @@ def test_a_stopped_program_goes_on_where_it_stopped(stop_after, tmp_path, monkey
     program()
     record = json.loads(path.read_text(encoding="utf-8"))
     rows = [(run["network"], run.get("width"), run["seed"], run["part"]) for run in record["runs"]]
-    assert len(rows) == len(done) == 3 * 5 * 3 + 3 * 2
-    assert [row[2:] for row in rows[45:]] == [(0, "test")] * 3 + [(1, "test")] * 3
+    assert len(rows) == len(done) == 3 * 4 * 10 + 3 * 2
+    assert [row[2:] for row in rows[120:]] == [(0, "test")] * 3 + [(1, "test")] * 3
     assert "about 0 min left" in capsys.readouterr().out
 
 
@@ -206,4 +206,4 @@ def test_a_data_set_that_is_not_there_is_named_and_the_others_go_on(monkeypatch,
     benchmark.main()
     said = capsys.readouterr().out
     assert "fashion_mnist, images 10000, steps 1563: left out. not there" in said
-    assert "[48/48] digits" in said
+    assert "[123/123] digits" in said
