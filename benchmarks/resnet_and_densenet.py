@@ -109,7 +109,7 @@ CASES = (
 )
 SHORT = (
     (
-        {"data": "digits", "images": 100, "steps": 20},
+        {"data": "digits", "images": 100, "steps": 4},
         (dense(1, 8), residual(1, 9), residual(1, 11)),
     ),
 )
