@@ -10,7 +10,7 @@ import recording
 import resnet_and_densenet as benchmark
 import trainer
 
-from densenet_nb import cost
+from densenet_nb import cost, records
 from densenet_nb.configurations import Configuration
 
 (CASE, TRIO) = benchmark.SHORT[0]
@@ -18,9 +18,9 @@ CASE = CASE | {"steps": 2}
 TRIOS = {**benchmark.TRIOS, "short": TRIO}
 
 
-def shape(size):
-    """Return the shape of the images that a trio is trained on."""
-    return (28, 28, 1) if size == "Fashion-MNIST" else (8, 8, 1)
+def shape(name):
+    """Return the shape of the images that a trio or a data set has."""
+    return (28, 28, 1) if name in ("Fashion-MNIST", "fashion_mnist") else (8, 8, 1)
 
 
 def counted(network, input_shape):
@@ -207,3 +207,26 @@ def test_a_data_set_that_is_not_there_is_named_and_the_others_go_on(monkeypatch,
     said = capsys.readouterr().out
     assert "fashion_mnist, images 10000, steps 1563: left out. not there" in said
     assert "[123/123] digits" in said
+
+
+def test_what_is_recorded_is_what_the_program_would_do():
+    """Rates are those chosen, seeds begin at 0 and have no gap, costs are those counted."""
+    record = records.read("resnet_and_densenet")
+    assert record["settings"] == {"recipe": benchmark.RECIPE}
+    known = 0
+    for case, networks in benchmark.CASES:
+        for network in networks:
+            runs = benchmark.matching(record, case | network)
+            known += len(runs)
+            tests = [run for run in runs if run["part"] == "test"]
+            assert [run["seed"] for run in tests] == list(range(len(tests)))
+            if tests:
+                assert {run["rate"] for run in tests} == {
+                    benchmark.chosen_rate(record, case, network)
+                }
+                assert len(runs) == len(tests) + len(benchmark.RECIPE["rates"]) * len(
+                    benchmark.RECIPE["rate_seeds"][case["data"]]
+                )
+            for run in runs:
+                assert run.items() >= counted(network, shape(case["data"])).items()
+    assert known == len(record["runs"])
