@@ -23,6 +23,7 @@ import keras
 import numpy as np
 import recording
 import tensorflow as tf
+import trainer
 
 from densenet_nb import data, probes, textbook
 from densenet_nb.configurations import Configuration
@@ -61,15 +62,6 @@ NETWORKS: dict[str, Callable[[int], keras.Model]] = {
     "ResNet": residual,
     "DenseNet": dense,
 }
-
-
-def redraw(model: keras.Model, seed: int) -> None:
-    """Give every kernel fresh initial values; what else there is to initialize is constant."""
-    keras.utils.set_random_seed(seed)
-    for layer in model.layers:
-        if hasattr(layer, "kernel"):
-            initializer = layer.kernel_initializer.clone()  # the old one repeats its values
-            layer.kernel.assign(initializer(layer.kernel.shape, layer.kernel.dtype))
 
 
 def with_maps(model: keras.Model) -> keras.Model:
@@ -144,7 +136,7 @@ def main() -> None:
         model = NETWORKS[network](depth)
         maps = with_maps(model)
         for seed in range(settings["seeds"]):
-            redraw(model, seed)
+            trainer.redraw(model, seed)
             run = cell | {"parameters": model.count_params(), "seed": seed}
             record["runs"].append(run | measure(model, maps, images, labels))
         record["cpu_seconds"] = round(record["cpu_seconds"] + time.process_time() - cpu, 1)

@@ -13,7 +13,6 @@ The file is written anew after each seed. Run the same command again to go on wh
 """
 
 import argparse
-import functools
 import time
 from itertools import product
 from pathlib import Path
@@ -24,7 +23,7 @@ import densenet_nb._startup  # noqa: F401
 import keras
 import numpy as np
 import recording
-import tensorflow as tf
+import trainer
 
 from densenet_nb import data, textbook
 from densenet_nb.configurations import Configuration
@@ -48,10 +47,9 @@ RECIPE = {
 }
 
 
-def network(order: str, layers: int, seed: int = 0) -> keras.Model:
-    """Build the network in one order; the same seed gives both orders the same kernels."""
+def network(order: str, layers: int) -> keras.Model:
+    """Build the network in one order; a seed redraws the same kernels for both."""
     k = RECIPE["growth_rate"]
-    keras.utils.set_random_seed(seed)
     return textbook.DenseNet(
         Configuration((layers, layers), k, 2 * k, imagenet_stem=False),
         input_shape=(8, 8, 1),
@@ -62,64 +60,20 @@ def network(order: str, layers: int, seed: int = 0) -> keras.Model:
     )
 
 
-@functools.lru_cache(maxsize=len(ORDERS))  # the cells of one depth start from the same
-def fresh_weights(order: str, layers: int, seed: int) -> list[np.ndarray]:
-    """Return the weights of a new network."""
-    return network(order, layers, seed).get_weights()
-
-
-class Trainer:
-    """One network, traced once, that any number of runs start afresh."""
-
-    def __init__(self, order: str, layers: int) -> None:
-        self.order, self.layers = order, layers
-        self.model = network(order, layers)
-        self.optimizer = keras.optimizers.SGD(
-            RECIPE["rate"], RECIPE["nesterov_momentum"], nesterov=True
-        )
-        self.optimizer.build(self.model.trainable_variables)
-        self.train, self.test = data.load_arrays("digits")
-
-    @tf.function(jit_compile=False)
-    def step(self, images: tf.Tensor, labels: tf.Tensor) -> None:
-        """Update the weights on one batch."""
-        variables = self.model.trainable_variables
-        with tf.GradientTape() as tape:
-            probabilities = self.model(images, training=True)
-            losses = keras.losses.sparse_categorical_crossentropy(labels, probabilities)
-            loss = tf.reduce_mean(losses)
-        gradients = tape.gradient(loss, variables)
-        decay = RECIPE["weight_decay"]  # of every variable, as in the authors' code
-        self.optimizer.apply(
-            [g + decay * v for g, v in zip(gradients, variables, strict=True)], variables
-        )
-
-    def run(self, images: int, steps: int, seed: int) -> dict[str, float]:
-        """Train on `images` digits from fresh weights; return how the test digits fared."""
-        self.model.set_weights(fresh_weights(self.order, self.layers, seed))
-        for variable in self.optimizer.variables:
-            variable.assign(tf.zeros_like(variable))
-        rng = np.random.default_rng(seed)
-        subset = rng.permutation(len(self.train[1]))[:images]
-        size = RECIPE["batch"]
-        epochs = -(-steps * size // images)
-        order = np.concatenate([rng.permutation(subset) for _ in range(epochs)])
-        for index in range(steps):
-            passed = (index >= steps // 2) + (index >= steps * 3 // 4)
-            self.optimizer.learning_rate.assign(RECIPE["rate"] / 10**passed)
-            batch = order[index * size : (index + 1) * size]
-            self.step(tf.constant(self.train[0][batch]), tf.constant(self.train[1][batch]))
-        return self.score()
-
-    def score(self) -> dict[str, float]:
-        """Count the test digits that are named rightly; the mean cross-entropy is in nats."""
-        images, labels = self.test
-        probabilities = self.model.predict_on_batch(images)
-        losses = keras.losses.sparse_categorical_crossentropy(labels, probabilities)
-        return {
-            "correct": int(np.sum(probabilities.argmax(axis=-1) == labels)),
-            "cross_entropy": round(float(np.mean(losses)), 4),
-        }
+def run(
+    network: trainer.Trainer,
+    train: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    images: int,
+    steps: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Train on `images` digits from fresh weights; return how the test digits fared."""
+    rng = np.random.default_rng(seed)
+    subset = rng.permutation(len(train[1]))[:images]
+    order = trainer.batches(subset, steps, RECIPE["batch"], rng)
+    network.run(*train, order, RECIPE["rate"], seed)
+    return network.score(*test)
 
 
 def cells(grid: dict[str, list]) -> list[tuple[int, int, int]]:
@@ -164,14 +118,19 @@ def main() -> None:
     record = recording.resume(path, settings)
     seeds = range(1 if options.short else options.seeds)
     missing = sorted(set(seeds) - {run["seed"] for run in record["runs"]})
-    trainers = {pair: Trainer(*pair) for pair in product(ORDERS, grid["layers"])}
+    train, test = data.load_arrays("digits")
+    optimizer = {name: RECIPE[name] for name in ("nesterov_momentum", "weight_decay")}
+    trainers = {
+        pair: trainer.Trainer(network(*pair), **optimizer)
+        for pair in product(ORDERS, grid["layers"])
+    }
     start, cpu = time.perf_counter(), 0.0  # imports and tracing count as CPU time
     for done, seed in enumerate(missing, 1):
         for layers, images, steps in cells(grid):
             for order in ORDERS:
                 cell = {"seed": seed, "order": order, "layers": layers}
                 cell |= {"images": images, "steps": steps}
-                result = trainers[order, layers].run(images, steps, seed)
+                result = run(trainers[order, layers], train, test, images, steps, seed)
                 record["runs"].append(cell | result)
                 print(cell | result, flush=True)
         record["cpu_seconds"] = round(record["cpu_seconds"] + time.process_time() - cpu, 1)

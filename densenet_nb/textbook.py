@@ -5,14 +5,14 @@ the three networks differ in what they do with it: ``x = H(x)``, ``x = x + H(x)`
 ``x = concatenate([x, H(x)])``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import densenet_nb._startup  # noqa: F401
 
 import keras
-from keras import layers
+from keras import layers, ops
 
 from densenet_nb.configurations import Configuration, transition_filters
 from densenet_nb.layers import HeNormalFanOut, activation_layer, fresh
@@ -23,8 +23,10 @@ __all__ = [
     "DenseNet",
     "PlainCNN",
     "ResNet",
+    "StagedResNet",
     "dense_block",
     "dense_layer",
+    "residual_block",
     "transition",
 ]
 
@@ -57,12 +59,18 @@ class CompositeFunction:
             x = layers.BatchNormalization(momentum=self.momentum, epsilon=self.epsilon)(x)
         return activation_layer(self.activation)(x)
 
-    def convolve(self, x: keras.KerasTensor, filters: int, size: int) -> keras.KerasTensor:
-        """Convolve at stride 1, keeping height and width; a bias before BN would do nothing."""
+    def convolve(
+        self, x: keras.KerasTensor, filters: int, size: int, stride: int = 1
+    ) -> keras.KerasTensor:
+        """Convolve at every `stride`-th pixel; a bias before BN would do nothing."""
+        padding = "same"
+        if stride > 1:  # "same" would pad an even side after its end only, and so shift the maps
+            x, padding = layers.ZeroPadding2D(size // 2)(x), "valid"
         x = layers.Conv2D(
             filters,
             size,
-            padding="same",
+            stride,
+            padding,
             use_bias=not self.normalization,
             kernel_initializer=fresh(self.kernel_initializer),
         )(x)
@@ -164,6 +172,63 @@ def ResNet(
     x = H.convolve(inputs, width, 3)
     for _ in range(depth):
         x = layers.Add()([H(x, width, 3), x])  # (batch, height, width, width)
+    return _model(inputs, x, classes, H)
+
+
+def residual_block(
+    x: keras.KerasTensor,
+    filters: int,
+    stride: int = 1,
+    H: CompositeFunction = BN_RELU_CONV,
+) -> keras.KerasTensor:
+    """Add H(H(x)) to x, pre-activation; the first H has the stride (arXiv 1603.05027, figure 1b).
+
+    x is given the other summand's shape without weights: every `stride`-th pixel, and zeros for
+    new channels (option A of arXiv 1512.03385, section 4.1).
+    """
+    change = H.convolve(H.activate(x), filters, 3, stride)
+    change = H(change, filters, 3)  # (batch, ceil(height / stride), ceil(width / stride), filters)
+    if stride > 1:
+        x = x[:, ::stride, ::stride]
+    if new := filters - x.shape[-1]:
+        x = ops.pad(x, [(0, 0), (0, 0), (0, 0), (0, new)])
+    return layers.Add()([change, x])
+
+
+def StagedResNet(
+    blocks: Sequence[int],
+    width: int,
+    input_shape: tuple[int, int, int],
+    classes: int,
+    **composite: Any,
+) -> keras.Model:
+    """Residual blocks of two convolutions, in stages of ever smaller and more feature maps.
+
+    He et al.'s ResNets for CIFAR have three stages of n blocks and `width` 16, thus 6 n + 2
+    layers (arXiv 1512.03385, section 4.2). Here, as in `DenseNet`, the activation comes before
+    the convolution (arXiv 1603.05027).
+
+    Parameters
+    ----------
+    blocks : sequence of int
+        Residual blocks in each stage. Each stage but the first begins at half the height and
+        width, and with twice the channels.
+    width : int
+        Channels in the first stage.
+    input_shape : tuple of int
+        (height, width, channels) of the images.
+    classes : int
+        Width of the softmax output, (batch, classes).
+    **composite
+        Fields of :class:`CompositeFunction` but `pre_activation`.
+    """
+    H = CompositeFunction(**composite, pre_activation=True)
+    inputs = layers.Input(input_shape)
+    x = H.convolve(inputs, width, 3)
+    for stage, num_blocks in enumerate(blocks):
+        for index in range(num_blocks):
+            stride = 2 if stage > 0 and index == 0 else 1
+            x = residual_block(x, width * 2**stage, stride, H)
     return _model(inputs, x, classes, H)
 
 

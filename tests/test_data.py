@@ -12,6 +12,7 @@ import time
 import warnings
 from pathlib import Path
 
+import fashion_mnist
 import nbformat
 import numpy as np
 import pytest
@@ -22,13 +23,6 @@ from sklearn.datasets import load_digits, load_sample_image
 
 from densenet_nb import data
 
-FASHION_FILES = {  # name: time in the original's gzip header
-    "train-images-idx3-ubyte.gz": 1504176606,
-    "train-labels-idx1-ubyte.gz": 1504176606,
-    "t10k-images-idx3-ubyte.gz": 1504176627,
-    "t10k-labels-idx1-ubyte.gz": 1504176627,
-}
-DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 CLOSED = "http://127.0.0.1:9"  # the discard port: a proxy that is not there
 
 
@@ -236,7 +230,7 @@ CASES = {
     "absent": (
         {"name": "fashion_mnist"},
         FileNotFoundError,
-        ["load('fashion_mnist', data_dir=", "manual_dir", *FASHION_FILES],
+        ["load('fashion_mnist', data_dir=", "manual_dir", *fashion_mnist.FILES],
     ),
     "absent, many files": (
         {"name": "mnist_corrupted"},
@@ -521,29 +515,23 @@ def test_a_file_is_fetched_only_when_asked(requests_served, tmp_path, capfd):
 # Files put by hand: Fashion-MNIST, as Debian packages it
 
 
-def original(file, seconds):
-    """Return the file as it was before Debian took name and time out of its gzip header."""
-    debian = (DEBIAN / file).read_bytes()
-    has_name, others, unix = 8, 0, 3
-    header = struct.pack("<2sBBIBB", b"\x1f\x8b", 8, has_name, seconds, others, unix)
-    return header + file.removesuffix(".gz").encode() + b"\0" + debian[10:]
-
-
 @pytest.mark.usefixtures("offline")
 def test_a_file_that_is_another_one_is_named(tmp_path):
-    for file in FASHION_FILES:
+    for file in fashion_mnist.FILES:
         (tmp_path / file).write_bytes(gzip.compress(b"not the digits"))
     with pytest.raises(ValueError, match="fashion_mnist: a file is broken") as caught:
         data.load("fashion_mnist", data_dir=tmp_path / "data", manual_dir=tmp_path)
-    assert any(str(tmp_path / file) in str(caught.value) for file in FASHION_FILES)
+    assert any(str(tmp_path / file) in str(caught.value) for file in fashion_mnist.FILES)
     assert leftovers(tmp_path / "data") == []
 
 
 @pytest.mark.usefixtures("offline")
-@pytest.mark.skipif(not DEBIAN.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
+@pytest.mark.skipif(
+    not fashion_mnist.DEBIAN.is_dir(), reason="Debian's dataset-fashion-mnist is not installed"
+)
 def test_fashion_mnist_from_files_put_by_hand_after_one_was_cut(tmp_path, capfd):
-    for file, seconds in FASHION_FILES.items():
-        (tmp_path / file).write_bytes(original(file, seconds))
+    for file in fashion_mnist.FILES:
+        (tmp_path / file).write_bytes(fashion_mnist.original(file))
     broken = tmp_path / "t10k-images-idx3-ubyte.gz"
     whole = broken.read_bytes()
     arguments = {"data_dir": tmp_path / "data", "manual_dir": tmp_path}
@@ -567,6 +555,27 @@ def test_fashion_mnist_from_files_put_by_hand_after_one_was_cut(tmp_path, capfd)
         classes = gzip.decompress((tmp_path / f"{prefix}-labels-idx1-ubyte.gz").read_bytes())[8:]
         expected = np.frombuffer(pixels, np.uint8).reshape(-1, 28, 28, 1)
         assert rows(np.rint(images * 255).astype(np.uint8), labels) == rows(expected, classes)
+
+
+def test_the_benchmarks_hand_over_the_originals_where_debian_s_files_are(tmp_path, monkeypatch):
+    for file in fashion_mnist.FILES:
+        (tmp_path / file).write_bytes(gzip.compress(file.encode(), mtime=0))
+    monkeypatch.setattr(fashion_mnist, "DEBIAN", tmp_path)
+
+    def load_arrays(name, manual_dir):
+        return name, {path.name: path.read_bytes() for path in Path(manual_dir).iterdir()}
+
+    monkeypatch.setattr(data, "load_arrays", load_arrays)
+    name, files = fashion_mnist.load_arrays()
+    assert name == "fashion_mnist"
+    assert files.keys() == fashion_mnist.FILES.keys()
+    for file, whole in files.items():
+        assert gzip.decompress(whole) == file.encode()
+        assert struct.unpack("<I", whole[4:8]) == (fashion_mnist.FILES[file],)
+
+    monkeypatch.setattr(fashion_mnist, "DEBIAN", tmp_path / "nowhere")
+    monkeypatch.setattr(data, "load_arrays", lambda name: name)
+    assert fashion_mnist.load_arrays() == "fashion_mnist"
 
 
 # A clean machine, a notebook, Windows
