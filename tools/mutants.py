@@ -133,9 +133,9 @@ FAULTS = [
     ),
     Fault(
         "a second derivative is wrong without a word",
-        "composite.py",
-        "again = differentiable_once(x)",
-        "again = tf.identity(x)",
+        "normalization.py",
+        'if keras.backend.backend() == "jax":',
+        "if True:",
         COMPOSITE,
     ),
     Fault(
