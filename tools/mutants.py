@@ -176,10 +176,10 @@ FAULTS = [
         LAYERS,
     ),
     Fault(
-        "a frozen layer's averages move",
+        "a frozen layer normalizes with the batch",
         "layers.py",
-        "if norm.trainable:",
-        "if True:",
+        "if not norm.trainable:",
+        "if False:",
         LAYERS,
     ),
     Fault(
