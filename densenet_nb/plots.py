@@ -314,6 +314,7 @@ def architecture(configuration: Configuration, side: int) -> Figure:
         side = (side + 3) // 4
     figure, axes = plt.subplots(figsize=(9, 4))
     gap = 3 + sum(configuration.blocks) // 8  # bars; wide enough for the words in it
+    width = 0.9 if sum(configuration.blocks) < 20 else 1  # many narrow gaps would shimmer
     position, top, centers, labels = 0, 0, [], []
     for index, (num_layers, k0) in enumerate(
         zip(configuration.blocks, configuration.block_inputs, strict=True), start=1
@@ -321,10 +322,10 @@ def architecture(configuration: Configuration, side: int) -> Figure:
         if index > 1:
             _transition(axes, position - gap, position, top, k0)
         bars = position + np.arange(num_layers + 1)
-        axes.bar(bars, k0, color="lightgray", width=1)
+        axes.bar(bars, k0, width, color="lightgray")
         ages = plt.colormaps["cividis"](np.linspace(0, 1, num_layers))
         for layer, color in enumerate(ages):  # what a layer adds stays to the end of its block
-            axes.bar(bars[layer + 1 :], k, 1, k0 + layer * k, color=color)
+            axes.bar(bars[layer + 1 :], k, width, k0 + layer * k, color=color)
         centers.append(bars.mean())
         labels.append(f"dense block {index}\n{num_layers} layers\n{side} × {side} pixels")
         top = k0 + num_layers * k
