@@ -245,7 +245,7 @@ def from_configuration(
         x = stock.Dense(
             classes,
             classifier_activation,
-            kernel_regularizer=kernel_regularizer,
+            kernel_regularizer=composite.kernel_regularizer,
             name=f"{name}_classifier",
         )(x)
 

@@ -259,7 +259,7 @@ PARTS = {
 
 @pytest.mark.parametrize("name", PARTS)
 def test_tensorflows_checkpoints_hold_every_array(name, tmp_path):
-    """Each part that holds parts; `tf.train.Checkpoint` and its manager, optimizer as well."""
+    """Each part that holds parts."""
     saved, fresh = (PARTS[name]() for _ in range(2))
     for part in (saved, fresh):
         if not part.built:
