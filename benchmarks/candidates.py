@@ -73,6 +73,8 @@ class Workload(NamedTuple):
         Keras's dtype policy.
     jit : bool
         Whether XLA compiles the step or call.
+    gpu : bool
+        Whether PyTorch runs on the GPU, where Keras runs by itself.
     """
 
     candidate: str
@@ -81,6 +83,7 @@ class Workload(NamedTuple):
     batch: int = 32
     precision: str = "float32"
     jit: bool = False
+    gpu: bool = False
 
 
 def missing_packages(candidate: str) -> list[str]:
@@ -229,16 +232,24 @@ def torch_model(workload: Workload) -> Any:
     vectors = [tensor for tensor in model.state_dict().values() if tensor.ndim == 1]
     for tensor, value in zip(vectors, look_trained(vectors), strict=True):
         tensor.copy_(torch.from_numpy(value))
-    return model.to(memory_format=torch.channels_last)
+    return model.to(torch_device(workload), memory_format=torch.channels_last)
+
+
+def torch_device(workload: Workload) -> str:
+    """Return where PyTorch runs; on a GPU it chooses convolutions by trying, as TensorFlow does."""
+    import torch
+
+    torch.backends.cudnn.benchmark = workload.gpu
+    torch.backends.cuda.matmul.allow_tf32 = workload.gpu  # convolutions have TF32 by default
+    return "cuda" if workload.gpu else "cpu"
 
 
 def torch_images(workload: Workload) -> Any:
     """Return the images as (batch, 3, side, side), in channels_last memory."""
     import torch
 
-    return torch.from_numpy(data(workload)[0]).permute(
-        0, 3, 1, 2
-    )  # a view: the memory stays as it is
+    images = torch.from_numpy(data(workload)[0]).to(torch_device(workload))
+    return images.permute(0, 3, 1, 2)  # a view: the memory stays as it is
 
 
 def torch_training(workload: Workload) -> Callable[[], Any]:
@@ -247,11 +258,14 @@ def torch_training(workload: Workload) -> Callable[[], Any]:
 
     model = torch_model(workload).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True)
-    images, labels = torch_images(workload), torch.from_numpy(data(workload)[1])
+    images = torch_images(workload)
+    labels = torch.from_numpy(data(workload)[1]).to(images.device)
+    half = workload.precision == "mixed_bfloat16"
 
     def step() -> float:
         optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(model(images), labels)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
+            loss = torch.nn.functional.cross_entropy(model(images), labels)
         loss.backward()
         optimizer.step()
         return loss.item()

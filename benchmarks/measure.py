@@ -62,7 +62,7 @@ def restart_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def measure(what: str, workload: Workload, steps: int, gpu: bool = False) -> dict[str, Any]:
+def measure(what: str, workload: Workload, steps: int) -> dict[str, Any]:
     """Measure the first call and `steps` later ones.
 
     Parameters
@@ -70,11 +70,9 @@ def measure(what: str, workload: Workload, steps: int, gpu: bool = False) -> dic
     what : str
         ``"training"``, ``"fit"`` or ``"inference"``.
     workload : Workload
-        The network and its data.
+        The network and its data. With `gpu` the GPU's memory is read instead of the process's.
     steps : int
         How many calls are timed, after one that warms up.
-    gpu : bool
-        Whether to read the GPU's memory instead of the process's.
 
     Returns
     -------
@@ -83,7 +81,7 @@ def measure(what: str, workload: Workload, steps: int, gpu: bool = False) -> dic
         ``images_per_s``; for training also ``base_gib`` and ``peak_gib``, or ``device_peak_gib``.
     """
     call = prepare(what, workload)
-    device_peak = restart_device_peak() if gpu else None
+    device_peak = restart_device_peak(workload) if workload.gpu else None
     restart_peak()
     base = resident("VmRSS")
     result: dict[str, Any] = {"first_s": seconds(call)}
@@ -100,12 +98,17 @@ def measure(what: str, workload: Workload, steps: int, gpu: bool = False) -> dic
     return result
 
 
-def restart_device_peak() -> Callable[[], float]:
+def restart_device_peak(workload: Workload) -> Callable[[], float]:
     """Return a function that tells the GPU's peak memory in GiB, the model and its data included.
 
-    TensorFlow starts its mark anew here. JAX cannot, but what it needed so far is less than what a
-    step needs.
+    TensorFlow and PyTorch start their marks anew here. JAX cannot, but what it needed so far is
+    less than what a step needs.
     """
+    if CANDIDATES[workload.candidate].engine == "torch":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+        return lambda: torch.cuda.max_memory_allocated() / GIB
     import keras
 
     if keras.backend.backend() == "jax":
@@ -120,14 +123,15 @@ def restart_device_peak() -> Callable[[], float]:
 
 def device() -> dict[str, str | None]:
     """Return the GPU's name, if there is one, and the backend of Keras that can use it."""
-    import densenet_nb._startup  # noqa: F401
+    if find_spec("tensorflow") is not None:
+        import densenet_nb._startup  # noqa: F401
 
-    import tensorflow as tf
+        import tensorflow as tf
 
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        details = tf.config.experimental.get_device_details(gpus[0])
-        return {"backend": "tensorflow", "gpu": details.get("device_name", "GPU")}
+        gpus = tf.config.list_physical_devices("GPU")
+        if gpus:
+            details = tf.config.experimental.get_device_details(gpus[0])
+            return {"backend": "tensorflow", "gpu": details.get("device_name", "GPU")}
     if find_spec("jax") is not None:
         import jax
 
@@ -192,9 +196,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="how many are timed")
     parser.add_argument("--precision", default="float32", help="Keras's dtype policy")
     parser.add_argument("--jit", action="store_true", help="compile with XLA")
-    parser.add_argument("--gpu", action="store_true", help="read the GPU's memory")
+    parser.add_argument("--gpu", action="store_true", help="run on the GPU, read its memory")
     options = vars(parser.parse_args())
-    what, steps, gpu = (options.pop(name) for name in ("what", "steps", "gpu"))
+    what, steps = (options.pop(name) for name in ("what", "steps"))
     if what == "limit":
         result = limit()
     elif what == "device":
@@ -202,7 +206,7 @@ def main() -> None:
     elif options["candidate"] is None:
         parser.error(f"{what} needs --candidate")
     else:
-        result = measure(what, Workload(**options), steps, gpu)
+        result = measure(what, Workload(**options), steps)
     print(json.dumps(rounded(result)))
 
 

@@ -38,7 +38,7 @@ from densenet_nb.normalization import (
 )
 
 if keras.backend.backend() == "tensorflow":
-    from densenet_nb import composite
+    from densenet_nb import compiled, composite
 
 __all__ = [
     "CompositeFunction",
@@ -394,6 +394,12 @@ class DenseBlock(_Part):
     def call(self, x: Any, training: bool | None = None) -> Any:
         """Map (batch, height, width, k0) to (batch, height, width, k0 + num_layers k)."""
         x = require_images(x) if training else x
+        if training and compiled.serves(self, x):
+            x, moves = compiled.dense_block(self.dense_layers, x, not self.memory_efficient)
+            with moving_together():
+                for norm, statistics in moves:
+                    norm.move_averages(x, statistics)
+            return x
         if training and self.memory_efficient:
             return recomputation.dense_block(self.dense_layers, x)
         statistics = moments(x) if training else None
@@ -463,6 +469,12 @@ class Transition(_Part):
     def _map(self, x: Any, training: bool | None) -> Any:
         if training and self.function.dropout.rate > 0:
             return self.pool(self.function(x, training=training))
+        norm = self.function.norm
+        if training and norm.trainable and compiled.wanted(x) and not has_weights(self.function.activate):
+            x, statistics = compiled.normalize_by_own(
+                x, norm.gamma.value, norm.beta.value, activation=self.function.activate, epsilon=norm.epsilon, pooled=True)
+            norm.move_averages(x, statistics)
+            return self.function.conv(x)
         x = self.function.activate(self.function.norm(x, training=training))
         return self.function.conv(self.pool(x))
 
