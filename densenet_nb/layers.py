@@ -15,7 +15,6 @@ import densenet_nb._startup  # noqa: F401
 import keras
 from keras import ops
 
-from densenet_nb import recomputation
 from densenet_nb.configurations import (
     BOTTLENECK_WIDTH,
     require_boolean,
@@ -26,19 +25,23 @@ from densenet_nb.configurations import (
     require_real,
     transition_filters,
 )
-from densenet_nb.normalization import (
-    BatchNormalization,
-    RunsOnce,
+from densenet_nb.engine import recomputation
+from densenet_nb.engine.statistics import (
     Statistics,
     moments,
     moving_together,
+    require_images,
+    uses_kernel,
+)
+from densenet_nb.normalization import (
+    BatchNormalization,
+    RunsOnce,
     require_backend,
     require_channels_last,
-    require_images,
 )
 
 if keras.backend.backend() == "tensorflow":
-    from densenet_nb import compiled, composite
+    from densenet_nb.engine import compiled, composite
 
 __all__ = [
     "CompositeFunction",
@@ -248,6 +251,12 @@ class CompositeFunction(_Part):
         x = self.activate(self.norm(x, training=training, statistics=statistics))
         return self.dropout(self.conv(x), training=training)
 
+    @property
+    def plain(self) -> bool:
+        """Whether it is normalization, an activation without weights and a convolution, no more."""
+        learns = self.norm.trainable and not has_weights(self.activate)
+        return learns and self.dropout.rate == 0
+
     def _by_kernels(self, x: Any, statistics: Statistics | None) -> Any:
         norm = self.norm
         if not norm.trainable:
@@ -394,12 +403,8 @@ class DenseBlock(_Part):
     def call(self, x: Any, training: bool | None = None) -> Any:
         """Map (batch, height, width, k0) to (batch, height, width, k0 + num_layers k)."""
         x = require_images(x) if training else x
-        if training and compiled.serves(self, x):
-            x, moves = compiled.dense_block(self.dense_layers, x, not self.memory_efficient)
-            with moving_together():
-                for norm, statistics in moves:
-                    norm.move_averages(x, statistics)
-            return x
+        if training and self._compiles(x):
+            return self._compiled(x)
         if training and self.memory_efficient:
             return recomputation.dense_block(self.dense_layers, x)
         statistics = moments(x) if training else None
@@ -409,6 +414,26 @@ class DenseBlock(_Part):
                 x = ops.concatenate([x, new], axis=-1)  # (…, k0 + l k)
                 statistics = statistics.join(moments(new)) if training else None
         return x
+
+    def _compiles(self, x: Any) -> bool:
+        functions = [function for layer in self.dense_layers for function in layer.functions]
+        plain = all(function.plain for function in functions)
+        return plain and uses_kernel(x) and compiled.serves(x)
+
+    def _compiled(self, x: Any) -> Any:
+        first, *_ = self.dense_layers[0].functions
+        maps, used = compiled.dense_block(
+            x,
+            [[_weights(function) for function in layer.functions] for layer in self.dense_layers],
+            activation=first.activate,
+            epsilon=first.norm.epsilon,
+            memory_efficient=self.memory_efficient,
+        )
+        functions = (function for layer in self.dense_layers for function in layer.functions)
+        with moving_together():
+            for function, statistics in zip(functions, used, strict=True):
+                function.norm.move_averages(x, statistics)
+        return maps
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Return the shape of all maps: those that came in and those that were made."""
@@ -423,6 +448,11 @@ class DenseBlock(_Part):
             "bottleneck": self.bottleneck,
             "memory_efficient": self.memory_efficient,
         }
+
+
+def _weights(function: CompositeFunction) -> "compiled.Weights":
+    norm = function.norm
+    return compiled.Weights(norm.gamma.value, norm.beta.value, function.conv.kernel.value)
 
 
 @keras.saving.register_keras_serializable("densenet_nb")
@@ -469,12 +499,19 @@ class Transition(_Part):
     def _map(self, x: Any, training: bool | None) -> Any:
         if training and self.function.dropout.rate > 0:
             return self.pool(self.function(x, training=training))
-        norm = self.function.norm
-        if training and norm.trainable and compiled.wanted(x) and not has_weights(self.function.activate):
-            x, statistics = compiled.normalize_by_own(
-                x, norm.gamma.value, norm.beta.value, activation=self.function.activate, epsilon=norm.epsilon, pooled=True)
+        plain = self.function.plain and all(x.shape[1:])
+        if training and plain and uses_kernel(x) and compiled.serves(x):
+            norm = self.function.norm
+            outputs, statistics = compiled.normalize(
+                x,
+                norm.gamma.value,
+                norm.beta.value,
+                activation=self.function.activate,
+                epsilon=norm.epsilon,
+                pooled=True,
+            )
             norm.move_averages(x, statistics)
-            return self.function.conv(x)
+            return self.function.conv(outputs)
         x = self.function.activate(self.function.norm(x, training=training))
         return self.function.conv(self.pool(x))
 

@@ -63,6 +63,16 @@ class DenseNetModel(keras.Model):
     imported this package.
     """
 
+    def compile(self, *args: Any, jit_compile: bool | str = "auto", **kwargs: Any) -> None:
+        """Configure training as ``keras.Model.compile`` does, without XLA unless it is asked for.
+
+        Where TensorFlow sees a GPU, Keras's ``"auto"`` has XLA compile the whole step, for minutes.
+        The layers here have what is between their convolutions compiled by themselves.
+        """
+        if jit_compile == "auto" and keras.backend.backend() == "tensorflow":
+            jit_compile = False
+        super().compile(*args, jit_compile=jit_compile, **kwargs)
+
     def load_weights(
         self, filepath: str | os.PathLike, skip_mismatch: bool = False, **kwargs: Any
     ) -> None:

@@ -1,64 +1,34 @@
-"""Batch normalization by TensorFlow's fused kernel, with Keras's meaning.
+"""Batch normalization with Keras's meaning, by the engine's kernels.
 
-Keras's own layer computes the same in five operations on TensorFlow; the kernel does it in one
-pass forward and one back. Everything else (weights, freezing, configuration) is Keras's.
+Weights, freezing, configuration are Keras's.
 """
 
-import contextlib
-import math
-from collections.abc import Iterator
-from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import densenet_nb._startup  # noqa: F401
 
 import keras
-import numpy as np
 from keras import ops
 
+from densenet_nb.engine import statistics as sharing
+from densenet_nb.engine.kernels import kernel_batch_norm, kernel_normalize, ops_normalize
+from densenet_nb.engine.statistics import (
+    Statistics,
+    moments,
+    moments_gradient,
+    uses_kernel,
+)
+
 if keras.backend.backend() == "tensorflow":
-    import tensorflow as tf
-    from tensorflow.python.ops import control_flow_util
+    from densenet_nb.engine import compiled
 
 __all__ = ["BatchNormalization", "Statistics", "moments", "moments_gradient"]
 
 FIXED = {"axis": -1, "center": True, "scale": True, "renorm": False, "synchronized": False}
 """Keywords of Keras's layer that the kernel's one form leaves no choice of."""
 
-KERNEL_DTYPES = ("float32", "float16", "bfloat16")
-
-EMPTY_BATCH = (
-    "Batch normalization got a training batch with no image in it, which has no mean. Usually the "
-    "last batch is smaller than the number of replicas: batch with drop_remainder=True."
-)
-
-DIFFERENTIATED_AGAIN = (
-    "densenet_nb's backward passes on TensorFlow can't be differentiated again, as second "
-    "derivatives (gradient penalty, Hessian) ask, and as forward mode "
-    "(tf.autodiff.ForwardAccumulator) does even for a first one. Build "
-    "densenet_nb.textbook.DenseNet, the same function, and carry the weights over by set_weights."
-)
-
 BACKENDS = ("tensorflow", "jax")
 """Keras's backends on which the backward passes here are written and tested."""
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """Mean and biased variance of a batch's feature maps, (channels,) each.
-
-    No tuple: Keras would cast the tensors of a tuple to a layer's half precision.
-    """
-
-    mean: Any
-    variance: Any
-
-    def join(self, new: "Statistics") -> "Statistics":
-        """Append the statistics of new maps."""
-        return Statistics(
-            ops.concatenate([self.mean, new.mean]), ops.concatenate([self.variance, new.variance])
-        )
 
 
 class RunsOnce:
@@ -135,9 +105,8 @@ class BatchNormalization(RunsOnce, keras.layers.BatchNormalization):
             normalize = kernel_normalize if self.uses_kernel(inputs) else ops_normalize
             constants = Statistics(self.moving_mean.value, self.moving_variance.value)
             return normalize(inputs, *learned, constants, epsilon=self.epsilon)
-        from densenet_nb import compiled
-        if statistics is None and self.uses_kernel(inputs) and compiled.wanted(inputs):
-            outputs, statistics = compiled.normalize_by_own(inputs, *learned, activation=compiled.identity, epsilon=self.epsilon)
+        if statistics is None and self.uses_kernel(inputs) and compiled.serves(inputs):
+            outputs, statistics = compiled.normalize(inputs, *learned, epsilon=self.epsilon)
         elif statistics is None and self.uses_kernel(inputs):
             outputs, statistics, _ = kernel_batch_norm(inputs, *learned, epsilon=self.epsilon)
         else:
@@ -160,56 +129,9 @@ class BatchNormalization(RunsOnce, keras.layers.BatchNormalization):
             value = ops.cast(value, average.dtype)
             if not (uses_kernel(inputs) or all(inputs.shape)):
                 # XLA cannot raise: an empty batch moves nothing.
-                value = ops.where(_size(inputs) > 0, value, average.value)
-            moves.append(_Move(average, value, self.momentum))
-        collected = _collected.get()
-        if collected is None:
-            _move(moves)
-        else:
-            collected.extend(moves)
-
-
-class _Move(NamedTuple):
-    """A moving average, (channels,), what it moves towards, and how much of the old is kept."""
-
-    average: keras.Variable
-    value: Any
-    momentum: float
-
-
-_collected: ContextVar[list[_Move] | None] = ContextVar("collected", default=None)
-
-
-@contextlib.contextmanager
-def collecting_moves() -> Iterator[list[_Move]]:
-    """Move no averages meanwhile; yield the list of the moves."""
-    token = _collected.set([])
-    try:
-        yield _collected.get()
-    finally:
-        _collected.reset(token)
-
-
-@contextlib.contextmanager
-def moving_together() -> Iterator[None]:
-    """Move all averages at the end, as one long vector: a few operations, not five for each."""
-    with collecting_moves() as moves:
-        yield
-    _move(moves)
-
-
-def _move(moves: list[_Move]) -> None:
-    """Move averages by ``old + (value − old) (1 − momentum)``."""
-    groups: dict[float, list[_Move]] = {}
-    for each in moves:
-        groups.setdefault(each.momentum, []).append(each)
-    for momentum, group in groups.items():
-        averages, values, _ = zip(*group, strict=True)
-        old = ops.concatenate([average.value for average in averages])
-        moved = old + (ops.concatenate(values) - old) * (1.0 - momentum)
-        ends = np.cumsum([average.shape[0] for average in averages[:-1]])
-        for average, part in zip(averages, ops.split(moved, ends.tolist()), strict=True):
-            average.assign(part)
+                value = ops.where(sharing.size(inputs) > 0, value, average.value)
+            moves.append(sharing.Move(average, value, self.momentum))
+        sharing.move(moves)
 
 
 def require_backend() -> None:
@@ -231,174 +153,3 @@ def require_channels_last() -> None:
             "so images must be (batch, height, width, channels); call "
             'keras.config.set_image_data_format("channels_last").'
         )
-
-
-def uses_kernel(x: object) -> bool:
-    """Whether the fused kernel serves `x`.
-
-    XLA lowers the kernel to E[x²] − E[x]², which is 2% wrong at a mean of 100 and NaN from 1e3
-    (tensorflow#118701), so code that XLA compiles takes Keras's operations. The kernel has no
-    float64 form.
-    """
-    return (
-        keras.backend.backend() == "tensorflow"
-        and len(x.shape) == 4
-        and keras.backend.standardize_dtype(x.dtype) in KERNEL_DTYPES
-        # The test that TensorFlow's own control flow makes; there is no public one.
-        and not control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
-    )
-
-
-def moments(x: Any) -> Statistics:
-    """Compute the batch's mean and biased variance of each feature map.
-
-    Parameters
-    ----------
-    x : tensor
-        Feature maps, (batch, ..., channels); half precision is computed in float32.
-
-    Returns
-    -------
-    Statistics
-        Float32, or float64 of float64.
-    """
-    x = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
-    axes = list(range(len(x.shape) - 1))
-    return Statistics(*(_kernel_moments if uses_kernel(x) else ops.moments)(x, axes))
-
-
-def _kernel_moments(x, axes):  # noqa: ANN001, ANN202
-    """Return the moments, with their gradient in a quarter of autodiff's operations."""
-
-    @tf.custom_gradient
-    def function(x):  # noqa: ANN001, ANN202
-        mean = tf.reduce_mean(x, axes)
-        variance = tf.reduce_mean(tf.math.squared_difference(x, mean), axes)
-
-        def gradient(*upstream):  # noqa: ANN002, ANN202
-            return differentiable_once(moments_gradient(x, mean, *upstream))
-
-        return (mean, variance), gradient
-
-    return function(x)
-
-
-def moments_gradient(x: Any, mean: Any, dmean: Any, dvariance: Any) -> Any:
-    """Return the gradient of `x` from those of its mean m and variance v, over n values each.
-
-    ∂x = (∂m + 2 (x − m) ∂v) / n, in the dtype of `x`.
-    """
-    share = _share(x, mean.dtype)
-    slope = dvariance * (2 * share)
-    return ops.cast(ops.cast(x, mean.dtype) * slope + (dmean * share - mean * slope), x.dtype)
-
-
-def _share(x: Any, dtype: str) -> Any:
-    """Return 1/n of the n values of each channel: a number, if the shape of `x` is known."""
-    if all(x.shape[:-1]):
-        return 1 / math.prod(x.shape[:-1])
-    return x.shape[-1] / ops.cast(_size(x), dtype)
-
-
-def _size(x: Any) -> Any:
-    """Count the values of `x`, of which there may be more than 32 bits hold."""
-    return tf.size(x, tf.int64) if keras.backend.backend() == "tensorflow" else ops.size(x)
-
-
-def ops_normalize(x, gamma, beta, statistics, *, epsilon):  # noqa: ANN001, ANN202
-    """Return ``γ (x − mean) / √(variance + ε) + β`` in the dtype of `x`, by Keras's operations.
-
-    The vectors are (channels,); half-precision `x` is computed in float32.
-    """
-    dtype = keras.backend.result_type(x.dtype, "float32")
-    vectors = (statistics.mean, statistics.variance, beta, gamma)
-    mean, variance, offset, scale = (ops.cast(vector, dtype) for vector in vectors)
-    outputs = ops.batch_normalization(
-        ops.cast(x, dtype), mean, variance, axis=-1, offset=offset, scale=scale, epsilon=epsilon
-    )
-    return ops.cast(outputs, x.dtype)
-
-
-def kernel_normalize(x, gamma, beta, statistics, *, epsilon):  # noqa: ANN001, ANN202
-    """Do the same by TensorFlow's kernel; `x` is (batch, height, width, channels).
-
-    The kernel's gradient ends at the statistics: see :func:`statistics_gradient`.
-    """
-    outputs, *_ = tf.raw_ops.FusedBatchNormV3(
-        x=x,
-        scale=gamma,
-        offset=beta,
-        mean=statistics.mean,
-        variance=statistics.variance,
-        epsilon=epsilon,
-        is_training=False,
-    )
-    return outputs
-
-
-def kernel_batch_norm(x, gamma, beta, *, epsilon):  # noqa: ANN001, ANN202
-    """Normalize with the batch's own statistics; return them too, and what the gradient reads.
-
-    The kernel returns the unbiased variance: Bessel's correction n / (n − 1) is undone here.
-    """
-    x = require_images(x)
-    outputs, mean, variance, *reserved = tf.raw_ops.FusedBatchNormV3(
-        x=x, scale=gamma, offset=beta, mean=[], variance=[], epsilon=epsilon, is_training=True
-    )
-    # A single value has variance 0, whatever the kernel's n / (n − 1) made of it.
-    variance = tf.math.multiply_no_nan(variance, 1 - _share(x, variance.dtype))
-    return outputs, Statistics(mean, variance), reserved
-
-
-def normalization_gradient(upstream, x, gamma, reserved, *, epsilon, is_training):  # noqa: ANN001, ANN202
-    """Return the gradients of `x`, γ and β by the kernel.
-
-    `reserved` is what :func:`kernel_batch_norm` returned (`is_training`), or the mean and variance
-    that were given; these count as constants.
-    """
-    first, second, *third = reserved
-    dx, dgamma, dbeta, *_ = tf.raw_ops.FusedBatchNormGradV3(
-        y_backprop=upstream,
-        x=x,
-        scale=gamma,
-        reserve_space_1=first,
-        reserve_space_2=second,
-        reserve_space_3=third[0] if third else [],
-        epsilon=epsilon,
-        is_training=is_training,
-    )
-    return dx, dgamma, dbeta
-
-
-def statistics_gradient(gamma, variance, dgamma, dbeta, *, epsilon):  # noqa: ANN001, ANN202
-    """Return the gradients of a given mean and variance, which follow from those of γ and β.
-
-    With r = 1 / √(variance + ε) they are −γ r ∂β and −½ γ r² ∂γ: the mean enters through the
-    offset β − γ r mean, the variance through the scale γ r, whose slope is −½ γ r³.
-    """
-    r = tf.math.rsqrt(variance + epsilon)
-    scale = gamma * r
-    return -scale * dbeta, -0.5 * scale * r * dgamma
-
-
-def differentiable_once(gradients: Any) -> Any:
-    """Return `gradients`, a tensor or a structure of them, and refuse to differentiate them again.
-
-    TensorFlow takes what a custom backward pass reads of its forward pass for constants, so second
-    derivatives would be wrong without a word. JAX gets them right.
-    """
-    if keras.backend.backend() == "jax":
-        return gradients
-    return keras.tree.map_structure(
-        lambda gradient: tf.raw_ops.PreventGradient(input=gradient, message=DIFFERENTIATED_AGAIN),
-        gradients,
-    )
-
-
-def require_images(x: Any) -> Any:
-    """Return `x`, or fail at run time if the batch is empty (without XLA, which cannot raise)."""
-    if not uses_kernel(x) or all(x.shape):
-        return x
-    refuse = tf.raw_ops.Assert(condition=_size(x) > 0, data=[EMPTY_BATCH])
-    with tf.control_dependencies([refuse]):
-        return tf.identity(x)

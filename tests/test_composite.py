@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from densenet_nb import layers, probes
-from densenet_nb.composite import composite_function, keeping_activations, kernel_gradient
-from densenet_nb.normalization import Statistics
+from densenet_nb.engine.composite import composite_function, keeping_activations, kernel_gradient
+from densenet_nb.engine.statistics import Statistics
 
 EPSILON = 1.001e-5
 

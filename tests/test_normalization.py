@@ -6,17 +6,15 @@ from equality import relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from densenet_nb.normalization import (
-    BatchNormalization,
-    Statistics,
+from densenet_nb.engine.kernels import (
     kernel_batch_norm,
     kernel_normalize,
-    moments,
     normalization_gradient,
     ops_normalize,
     statistics_gradient,
-    uses_kernel,
 )
+from densenet_nb.engine.statistics import uses_kernel
+from densenet_nb.normalization import BatchNormalization, Statistics, moments
 
 EPSILON = 1.001e-5
 OFFSETS = (0.0, 1e2, 1e3, 1e4, 1e5)

@@ -13,7 +13,7 @@ import densenet_nb._startup  # noqa: F401
 import keras
 from keras import ops
 
-from densenet_nb.normalization import (
+from densenet_nb.engine.statistics import (
     Statistics,
     collecting_moves,
     differentiable_once,
@@ -27,7 +27,7 @@ if keras.backend.backend() == "jax":
 elif keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
-    from densenet_nb import composite
+    from densenet_nb.engine import composite
 
 __all__ = ["dense_block", "recompute"]
 

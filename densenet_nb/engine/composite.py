@@ -13,14 +13,13 @@ import densenet_nb._startup  # noqa: F401
 
 import tensorflow as tf
 
-from densenet_nb.normalization import (
-    Statistics,
-    differentiable_once,
+from densenet_nb.engine.kernels import (
     kernel_batch_norm,
     kernel_normalize,
     normalization_gradient,
     statistics_gradient,
 )
+from densenet_nb.engine.statistics import Statistics, differentiable_once
 
 __all__ = ["composite_function"]
 

@@ -1,0 +1,27 @@
+"""Why it is fast: what runs instead of Keras's own operations. What DenseNet *is* stands outside.
+
+Keras normalizes in five operations, each of which reads or writes all maps, and keeps what every
+operation made for the backward pass. In here the same function is computed with less:
+
+``statistics``
+    Mean and variance of a map, computed once when it is made: a dense block's layers, which all
+    read it, share them. The moving averages of a block move as one long vector.
+``kernels``
+    TensorFlow's fused batch normalization, with the statistics given or its own.
+``composite``
+    H, the composite function, by these kernels, keeping nothing but its input: what autodiff would
+    keep costs two cheap passes to compute again.
+``recomputation``
+    The memory-efficient block: it keeps its maps, once, and runs its layers again in the backward
+    pass.
+``compiled``
+    On a GPU: what stands between two convolutions as a few small functions, compiled by XLA, and
+    the backward pass of a block written out.
+
+Which of them serves: on TensorFlow with a GPU ``compiled``; on TensorFlow without one ``composite``
+(and ``recomputation``, if memory-efficient); what XLA compiles whole, and JAX, take Keras's
+operations with the shared statistics. A layer that needs more (dropout, weights in the activation,
+a frozen normalization) takes the way that has it.
+
+Each module imports from those above it only; nothing in here knows a layer.
+"""

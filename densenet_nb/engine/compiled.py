@@ -1,0 +1,429 @@
+"""What stands between two convolutions, compiled by XLA: how a block is trained on a GPU.
+
+TensorFlow's own operations read and write the maps once for every multiplication, and its fused
+batch normalization puts channels first on a GPU, with a transposition before and after. So the
+convolutions are left to cuDNN and cuBLAS here, and what is between them is a few small functions,
+each of which XLA compiles once for each shape that comes. To have few shapes, the maps of a block
+stand in a tensor whose channels are rounded up to a multiple of `STEP`: the weights of the channels
+that are not there yet are zeros.
+
+Statistics are float32 tensors (2, channels), a mean above a variance, and so are the two vectors
+of a normalization, γ above β, and all their gradients. Maps have any floating dtype; what is
+computed of them is computed in float32.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import densenet_nb._startup  # noqa: F401
+
+import tensorflow as tf
+
+from densenet_nb.engine.composite import SAME, kernel_gradient
+from densenet_nb.engine.statistics import (
+    Statistics,
+    differentiable_once,
+    require_images,
+    uses_kernel,
+)
+
+__all__ = ["dense_block", "normalize", "serves"]
+
+STEP = 128
+"""Channels by which the tensor of a block's maps grows: 4 layers of DenseNet-121."""
+
+PIXELS = [0, 1, 2]
+
+
+def serves(x: tf.Tensor) -> bool:
+    """Whether `x` is normalized here: on TensorFlow with a GPU, but for what XLA compiles whole."""
+    return uses_kernel(x) and bool(tf.config.list_logical_devices("GPU"))
+
+
+_compiled = functools.partial(tf.function, jit_compile=True, autograph=False)
+
+
+class Parts(NamedTuple):
+    """The compiled functions for one activation and one ε."""
+
+    moments: Callable
+    apply: Callable
+    apply_own: Callable
+    append: Callable
+    pull_back_own: Callable
+    pull_back: Callable
+    newest: Callable
+
+
+@functools.lru_cache(maxsize=64)
+def parts(activation: Callable, epsilon: float, pooled: bool = False) -> Parts:
+    """Return the compiled functions; if `pooled`, 2x2 pixels are averaged after the activation."""
+
+    def after(x: tf.Tensor) -> tf.Tensor:
+        return _pool(activation(x)) if pooled else activation(x)
+
+    def applied(x: tf.Tensor, vectors: tf.Tensor, statistics: tf.Tensor) -> tf.Tensor:
+        scale, offset = _scale_and_offset(vectors, statistics, epsilon)
+        return tf.cast(after(tf.cast(x, tf.float32) * scale + offset), x.dtype)
+
+    def gradients(
+        upstream: tf.Tensor, x: tf.Tensor, vectors: tf.Tensor, statistics: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Return those of `x` at given statistics, of the vectors and of the statistics.
+
+        With r = 1 / √(variance + ε) those of the mean and the variance are −γ r ∂β and −½ γ r² ∂γ.
+        """
+        scale, offset = _scale_and_offset(vectors, statistics, epsilon)
+        mean, variance = tf.unstack(statistics)
+        r = tf.math.rsqrt(variance + epsilon)
+        x = tf.cast(x, tf.float32)
+        with tf.GradientTape() as tape:
+            normalized = x * scale + offset
+            tape.watch(normalized)
+            outputs = after(normalized)
+        dnormalized = tape.gradient(outputs, normalized, tf.cast(upstream, tf.float32))
+        dbeta = tf.reduce_sum(dnormalized, PIXELS)
+        dgamma = tf.reduce_sum(dnormalized * (x - mean), PIXELS) * r
+        dstatistics = tf.stack([-scale * dbeta, -0.5 * scale * r * dgamma])
+        return dnormalized * scale, tf.stack([dgamma, dbeta]), dstatistics
+
+    @_compiled
+    def moments(x: tf.Tensor) -> tf.Tensor:
+        """Return the batch's statistics."""
+        return _moments(x)
+
+    @_compiled
+    def apply(x: tf.Tensor, vectors: tf.Tensor, statistics: tf.Tensor) -> tf.Tensor:
+        """Normalize with given statistics and activate."""
+        return applied(x, vectors, statistics)
+
+    @_compiled
+    def apply_own(x: tf.Tensor, vectors: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Normalize with the batch's own statistics and activate; return the statistics too."""
+        statistics = _moments(x)
+        return applied(x, vectors, statistics), statistics
+
+    @_compiled
+    def pull_back_own(
+        upstream: tf.Tensor, x: tf.Tensor, vectors: tf.Tensor, statistics: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return the gradients of the maps and the vectors that :func:`apply_own` took."""
+        dx, dvectors, dstatistics = gradients(upstream, x, vectors, statistics)
+        return tf.cast(dx + _moments_gradient(x, statistics, dstatistics), x.dtype), dvectors
+
+    @_compiled
+    def append(
+        maps: tf.Tensor, statistics: tf.Tensor, new: tf.Tensor, start: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Put new maps at the channel `start`, and their statistics at the same place."""
+        return _put(maps, new, start), _put(statistics, _moments(new), start)
+
+    @_compiled
+    def newest(
+        dmaps: tf.Tensor,
+        maps: tf.Tensor,
+        statistics: tf.Tensor,
+        dstatistics: tf.Tensor,
+        start: tf.Tensor,
+        count: int,
+    ) -> tf.Tensor:
+        """Return the whole gradient of the `count` maps at the channel `start`."""
+        return _gradient_of(dmaps, maps, statistics, dstatistics, start, count)
+
+    @_compiled
+    def pull_back(
+        upstream: tf.Tensor,
+        maps: tf.Tensor,
+        vectors: tf.Tensor,
+        statistics: tf.Tensor,
+        dmaps: tf.Tensor,
+        dstatistics: tf.Tensor,
+        start: tf.Tensor,
+        count: int,
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Add what `apply` gives back to the gradients of all maps and of their statistics.
+
+        Returned with these: the gradients of the vectors, and of the `count` maps that the layer
+        before made at the channel `start`.
+        """
+        dx, dvectors, more = gradients(upstream, maps, vectors, statistics)
+        dmaps = tf.cast(tf.cast(dmaps, tf.float32) + dx, maps.dtype)
+        dstatistics = dstatistics + more
+        dnew = _gradient_of(dmaps, maps, statistics, dstatistics, start, count)
+        return dmaps, dstatistics, dvectors, dnew
+
+    return Parts(moments, apply, apply_own, append, pull_back_own, pull_back, newest)
+
+
+def _scale_and_offset(
+    vectors: tf.Tensor, statistics: tf.Tensor, epsilon: float
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return what normalization multiplies by and adds."""
+    (gamma, beta), (mean, variance) = tf.unstack(vectors), tf.unstack(statistics)
+    scale = gamma * tf.math.rsqrt(variance + epsilon)
+    return scale, beta - mean * scale
+
+
+def _moments(x: tf.Tensor) -> tf.Tensor:
+    """Return mean and biased variance, which is right at any offset: the mean is taken first."""
+    x = tf.cast(x, tf.float32)
+    mean = tf.reduce_mean(x, PIXELS)
+    return tf.stack([mean, tf.reduce_mean(tf.math.square(x - mean), PIXELS)])
+
+
+def _moments_gradient(x: tf.Tensor, statistics: tf.Tensor, dstatistics: tf.Tensor) -> tf.Tensor:
+    """Return ∂x = (∂m + 2 (x − m) ∂v) / n, in float32."""
+    share = 1 / tf.cast(tf.size(x[..., 0], tf.int64), tf.float32)
+    dmean, dvariance = tf.unstack(dstatistics * share)
+    return dmean + 2 * (tf.cast(x, tf.float32) - statistics[0]) * dvariance
+
+
+def _gradient_of(
+    dmaps: tf.Tensor,
+    maps: tf.Tensor,
+    statistics: tf.Tensor,
+    dstatistics: tf.Tensor,
+    start: tf.Tensor,
+    count: int,
+) -> tf.Tensor:
+    """Return the gradient of `count` maps: what reached them and what reached their statistics."""
+    dmaps, maps, statistics, dstatistics = (
+        _take(whole, start, count) for whole in (dmaps, maps, statistics, dstatistics)
+    )
+    more = _moments_gradient(maps, statistics, dstatistics)
+    return tf.cast(tf.cast(dmaps, tf.float32) + more, maps.dtype)
+
+
+def _take(whole: tf.Tensor, start: tf.Tensor, count: int) -> tf.Tensor:
+    """Return `count` channels; `start` is a value, no part of the compiled shape."""
+    return tf.gather(whole, tf.cast(start, tf.int32) + tf.range(count), axis=-1)
+
+
+def _put(whole: tf.Tensor, part: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
+    """Return `whole` with the channels from `start` on replaced by those of `part`."""
+    last = part.shape[-1] - 1
+    place = tf.range(whole.shape[-1]) - tf.cast(start, tf.int32)
+    moved = tf.gather(part, tf.clip_by_value(place, 0, last), axis=-1)
+    return tf.where((place >= 0) & (place <= last), moved, whole)
+
+
+def _pool(x: tf.Tensor) -> tf.Tensor:
+    """Average 2x2 pixels; an odd last row or column is left out, as Keras's pooling does."""
+    height, width = x.shape[1] // 2, x.shape[2] // 2
+    x = x[:, : 2 * height, : 2 * width]
+    return tf.reduce_mean(tf.reshape(x, (-1, height, 2, width, 2, x.shape[-1])), [2, 4])
+
+
+def normalize(
+    x: tf.Tensor,
+    gamma: tf.Tensor,
+    beta: tf.Tensor,
+    *,
+    activation: Callable = tf.identity,
+    epsilon: float,
+    pooled: bool = False,
+) -> tuple[tf.Tensor, Statistics]:
+    """Normalize with the batch's own statistics and activate, keeping nothing but `x`.
+
+    Parameters
+    ----------
+    x : tensor
+        Maps, (batch, height, width, m).
+    gamma, beta : tensor
+        (m,), float32.
+    activation : callable
+        Without weights of its own.
+    epsilon : float
+        Added to the variance.
+    pooled : bool
+        Whether 2x2 pixels are averaged after the activation; height and width must be known then.
+
+    Returns
+    -------
+    outputs : tensor
+        In the dtype of `x`.
+    statistics : Statistics
+        Of the batch; they have no gradient.
+    """
+    part = parts(activation, epsilon, pooled)
+    used = None
+
+    @tf.custom_gradient
+    def function(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+        nonlocal used  # not returned: TensorFlow would make zeros for its gradient
+        vectors = tf.stack([gamma, beta])
+        outputs, used = part.apply_own(x, vectors)
+
+        def gradient(upstream: tf.Tensor) -> list[tf.Tensor]:
+            dx, dvectors = part.pull_back_own(upstream, x, vectors, used)
+            return differentiable_once([dx, *tf.unstack(dvectors)])
+
+        return outputs, gradient
+
+    outputs = function(require_images(x), gamma, beta)
+    return outputs, Statistics(*tf.unstack(used))
+
+
+class Weights(NamedTuple):
+    """Those of a composite function: (m,), (m,) and (size, size, m, filters)."""
+
+    gamma: tf.Tensor
+    beta: tf.Tensor
+    kernel: tf.Tensor
+
+
+class _Kept(NamedTuple):
+    """What a composite function's forward pass leaves for the backward pass."""
+
+    vectors: tf.Tensor
+    kernel: tf.Tensor
+    statistics: tf.Tensor | None = None  # of a bottleneck's output; those of the maps are a part
+    inputs: tf.Tensor | None = None
+
+
+def dense_block(
+    x: tf.Tensor,
+    layers: Sequence[Sequence[Weights]],
+    *,
+    activation: Callable,
+    epsilon: float,
+    memory_efficient: bool,
+) -> tuple[tf.Tensor, list[Statistics]]:
+    """Return all maps of a dense block in training.
+
+    Kept for the backward pass are the maps, once, and the outputs of the bottlenecks, if not
+    `memory_efficient`. The backward pass is written out: the gradient of all maps is one tensor,
+    to which each layer adds its share.
+
+    Parameters
+    ----------
+    x : tensor
+        (batch, height, width, k0), in a dtype that TensorFlow convolves.
+    layers : sequence of sequence of Weights
+        Of each dense layer's one or two composite functions.
+    activation : callable
+        Without weights of its own.
+    epsilon : float
+        Added to the variances.
+    memory_efficient : bool
+        Whether the bottlenecks' outputs are computed again too (arXiv 1707.06990).
+
+    Returns
+    -------
+    maps : tensor
+        (batch, height, width, k0 + num_layers k).
+    statistics : list of Statistics
+        With which the composite functions normalized, in their order; they have no gradient.
+    """
+    part, used = parts(activation, epsilon), []
+    widths = [first.gamma.shape[0] for first, *_ in layers]
+    growth_rate = layers[0][-1].kernel.shape[-1]
+    total = widths[-1] + growth_rate
+
+    @tf.custom_gradient
+    def function(x: tf.Tensor, *weights: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+        maps, statistics = _widen(x), _widen(part.moments(x))
+        kept = []
+        for width, (first, *rest) in zip(
+            widths, tf.nest.pack_sequence_as(layers, weights), strict=True
+        ):
+            vectors, kernel = _widen(tf.stack(first[:2])), _widen(first.kernel, axis=2)
+            outputs = _convolve(part.apply(maps, vectors, statistics), kernel)
+            used.append(Statistics(*tf.unstack(statistics[:, :width])))
+            kept.append([_Kept(vectors, kernel)])
+            for second in rest:
+                vectors, inputs = tf.stack(second[:2]), outputs
+                activated, own = part.apply_own(inputs, vectors)
+                outputs = _convolve(activated, second.kernel)
+                used.append(Statistics(*tf.unstack(own)))
+                inputs = None if memory_efficient else inputs
+                kept[-1].append(_Kept(vectors, second.kernel, own, inputs))
+            whole = _rounded(width + growth_rate)
+            maps, statistics = _widen(maps, whole), _widen(statistics, whole)
+            maps, statistics = part.append(maps, statistics, outputs, _at(width))
+
+        def gradient(upstream: tf.Tensor) -> list[tf.Tensor]:
+            dmaps, dstatistics, dweights = _widen(upstream), tf.zeros_like(statistics), []
+            front, dnew = (maps, statistics), None
+            for index in reversed(range(len(layers))):
+                width, layer = widths[index], kept[index]
+                if dnew is None:
+                    dnew = part.newest(dmaps, *front, dstatistics, _at(width), growth_rate)
+                whole = _rounded(width)
+                with tf.control_dependencies([dnew]):  # computed again not before it is needed
+                    front = tuple(_cut(each, whole) for each in front)
+                dmaps, dstatistics = _cut(dmaps, whole), _cut(dstatistics, whole)
+                activated = part.apply(front[0], layer[0].vectors, front[1])
+                doutputs, dlayer = dnew, []
+                for second in layer[1:]:
+                    inputs = second.inputs
+                    if inputs is None:
+                        inputs = _convolve(activated, layer[0].kernel)
+                    inner = part.apply(inputs, second.vectors, second.statistics)
+                    dkernel = kernel_gradient(inner, second.kernel, doutputs)
+                    dinner = _input_gradient(inner, second.kernel, doutputs)
+                    doutputs, dvectors = part.pull_back_own(
+                        dinner, inputs, second.vectors, second.statistics
+                    )
+                    dlayer = [*tf.unstack(dvectors), dkernel]
+                dkernel = kernel_gradient(activated, layer[0].kernel, doutputs)
+                dactivated = _input_gradient(activated, layer[0].kernel, doutputs)
+                dmaps, dstatistics, dvectors, dnew = part.pull_back(
+                    dactivated,
+                    front[0],
+                    layer[0].vectors,
+                    front[1],
+                    dmaps,
+                    dstatistics,
+                    _at(max(width - growth_rate, 0)),
+                    growth_rate,
+                )
+                dvectors = tf.unstack(dvectors[:, :width])
+                dweights = [*dvectors, dkernel[:, :, :width], *dlayer, *dweights]
+            dx = part.newest(dmaps, *front, dstatistics, _at(0), widths[0])
+            return differentiable_once([dx, *dweights])
+
+        return maps[..., :total], gradient
+
+    return function(x, *tf.nest.flatten(layers)), used
+
+
+def _rounded(channels: int) -> int:
+    """Round up to a multiple of `STEP`."""
+    return -(-channels // STEP) * STEP
+
+
+def _widen(x: tf.Tensor, channels: int | None = None, axis: int = -1) -> tf.Tensor:
+    """Append zeros up to so many channels, by default to the next multiple of `STEP`."""
+    lacking = (channels or _rounded(x.shape[axis])) - x.shape[axis]
+    if not lacking:
+        return x
+    paddings = [[0, 0] for _ in x.shape]
+    paddings[axis][1] = lacking
+    return tf.pad(x, paddings)
+
+
+def _cut(x: tf.Tensor, channels: int) -> tf.Tensor:
+    """Return the first channels."""
+    return tf.identity(x) if x.shape[-1] == channels else x[..., :channels]
+
+
+def _at(channel: int) -> tf.Tensor:
+    """Return a channel's number for a compiled function; TensorFlow keeps integers off the GPU."""
+    return tf.constant(channel, tf.float32)
+
+
+def _convolve(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    return tf.nn.conv2d(x, kernel, **SAME)
+
+
+def _input_gradient(x: tf.Tensor, kernel: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
+    """Return a convolution's gradient with respect to its input, of the shape of `x`."""
+    size, _, _, filters = kernel.shape
+    if size == 1:  # one matrix product over all pixels
+        product = tf.matmul(tf.reshape(upstream, (-1, filters)), kernel[0, 0], transpose_b=True)
+        return tf.reshape(product, tf.shape(x))
+    return tf.raw_ops.Conv2DBackpropInput(
+        input_sizes=tf.shape(x), filter=kernel, out_backprop=upstream, **SAME
+    )

@@ -1,0 +1,90 @@
+"""Batch normalization by TensorFlow's fused kernel: one pass forward and one back.
+
+Keras's own layer computes the same in five operations on TensorFlow.
+"""
+
+import densenet_nb._startup  # noqa: F401
+
+import keras
+from keras import ops
+
+from densenet_nb.engine.statistics import Statistics, inverse_count, require_images
+
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
+
+def ops_normalize(x, gamma, beta, statistics, *, epsilon):  # noqa: ANN001, ANN201
+    """Return ``γ (x − mean) / √(variance + ε) + β`` in the dtype of `x`, by Keras's operations.
+
+    The vectors are (channels,); half-precision `x` is computed in float32.
+    """
+    dtype = keras.backend.result_type(x.dtype, "float32")
+    vectors = (statistics.mean, statistics.variance, beta, gamma)
+    mean, variance, offset, scale = (ops.cast(vector, dtype) for vector in vectors)
+    outputs = ops.batch_normalization(
+        ops.cast(x, dtype), mean, variance, axis=-1, offset=offset, scale=scale, epsilon=epsilon
+    )
+    return ops.cast(outputs, x.dtype)
+
+
+def kernel_normalize(x, gamma, beta, statistics, *, epsilon):  # noqa: ANN001, ANN201
+    """Do the same by TensorFlow's kernel; `x` is (batch, height, width, channels).
+
+    The kernel's gradient ends at the statistics: see :func:`statistics_gradient`.
+    """
+    outputs, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=x,
+        scale=gamma,
+        offset=beta,
+        mean=statistics.mean,
+        variance=statistics.variance,
+        epsilon=epsilon,
+        is_training=False,
+    )
+    return outputs
+
+
+def kernel_batch_norm(x, gamma, beta, *, epsilon):  # noqa: ANN001, ANN201
+    """Normalize with the batch's own statistics; return them too, and what the gradient reads.
+
+    The kernel returns the unbiased variance: Bessel's correction n / (n − 1) is undone here.
+    """
+    x = require_images(x)
+    outputs, mean, variance, *reserved = tf.raw_ops.FusedBatchNormV3(
+        x=x, scale=gamma, offset=beta, mean=[], variance=[], epsilon=epsilon, is_training=True
+    )
+    # A single value has variance 0, whatever the kernel's n / (n − 1) made of it.
+    variance = tf.math.multiply_no_nan(variance, 1 - inverse_count(x, variance.dtype))
+    return outputs, Statistics(mean, variance), reserved
+
+
+def normalization_gradient(upstream, x, gamma, reserved, *, epsilon, is_training):  # noqa: ANN001, ANN201
+    """Return the gradients of `x`, γ and β by the kernel.
+
+    `reserved` is what :func:`kernel_batch_norm` returned (`is_training`), or the mean and variance
+    that were given; these count as constants.
+    """
+    first, second, *third = reserved
+    dx, dgamma, dbeta, *_ = tf.raw_ops.FusedBatchNormGradV3(
+        y_backprop=upstream,
+        x=x,
+        scale=gamma,
+        reserve_space_1=first,
+        reserve_space_2=second,
+        reserve_space_3=third[0] if third else [],
+        epsilon=epsilon,
+        is_training=is_training,
+    )
+    return dx, dgamma, dbeta
+
+
+def statistics_gradient(gamma, variance, dgamma, dbeta, *, epsilon):  # noqa: ANN001, ANN201
+    """Return the gradients of a given mean and variance, which follow from those of γ and β.
+
+    With r = 1 / √(variance + ε) they are −γ r ∂β and −½ γ r² ∂γ: the mean enters through the
+    offset β − γ r mean, the variance through the scale γ r, whose slope is −½ γ r³.
+    """
+    r = tf.math.rsqrt(variance + epsilon)
+    scale = gamma * r
+    return -scale * dbeta, -0.5 * scale * r * dgamma

@@ -1,0 +1,198 @@
+"""Statistics of a batch's maps, which all readers of the maps share, and the averages they move."""
+
+import contextlib
+import math
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import densenet_nb._startup  # noqa: F401
+
+import keras
+import numpy as np
+from keras import ops
+
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+    from tensorflow.python.ops import control_flow_util
+
+__all__ = ["Statistics", "moments", "moments_gradient"]
+
+KERNEL_DTYPES = ("float32", "float16", "bfloat16")
+
+EMPTY_BATCH = (
+    "Batch normalization got a training batch with no image in it, which has no mean. Usually the "
+    "last batch is smaller than the number of replicas: batch with drop_remainder=True."
+)
+
+DIFFERENTIATED_AGAIN = (
+    "densenet_nb's backward passes on TensorFlow can't be differentiated again, as second "
+    "derivatives (gradient penalty, Hessian) ask, and as forward mode "
+    "(tf.autodiff.ForwardAccumulator) does even for a first one. Build "
+    "densenet_nb.textbook.DenseNet, the same function, and carry the weights over by set_weights."
+)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Mean and biased variance of a batch's feature maps, (channels,) each.
+
+    No tuple: Keras would cast the tensors of a tuple to a layer's half precision.
+    """
+
+    mean: Any
+    variance: Any
+
+    def join(self, new: "Statistics") -> "Statistics":
+        """Append the statistics of new maps."""
+        return Statistics(
+            ops.concatenate([self.mean, new.mean]), ops.concatenate([self.variance, new.variance])
+        )
+
+
+def moments(x: Any) -> Statistics:
+    """Compute the batch's mean and biased variance of each feature map.
+
+    Parameters
+    ----------
+    x : tensor
+        Feature maps, (batch, ..., channels); half precision is computed in float32.
+
+    Returns
+    -------
+    Statistics
+        Float32, or float64 of float64.
+    """
+    x = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
+    axes = list(range(len(x.shape) - 1))
+    return Statistics(*(_kernel_moments if uses_kernel(x) else ops.moments)(x, axes))
+
+
+def _kernel_moments(x, axes):  # noqa: ANN001, ANN202
+    """Return the moments, with their gradient in a quarter of autodiff's operations."""
+
+    @tf.custom_gradient
+    def function(x):  # noqa: ANN001, ANN202
+        mean = tf.reduce_mean(x, axes)
+        variance = tf.reduce_mean(tf.math.squared_difference(x, mean), axes)
+
+        def gradient(*upstream):  # noqa: ANN002, ANN202
+            return differentiable_once(moments_gradient(x, mean, *upstream))
+
+        return (mean, variance), gradient
+
+    return function(x)
+
+
+def moments_gradient(x: Any, mean: Any, dmean: Any, dvariance: Any) -> Any:
+    """Return the gradient of `x` from those of its mean m and variance v, over n values each.
+
+    ∂x = (∂m + 2 (x − m) ∂v) / n, in the dtype of `x`.
+    """
+    share = inverse_count(x, mean.dtype)
+    slope = dvariance * (2 * share)
+    return ops.cast(ops.cast(x, mean.dtype) * slope + (dmean * share - mean * slope), x.dtype)
+
+
+def inverse_count(x: Any, dtype: str) -> Any:
+    """Return 1/n of the n values of each channel: a number, if the shape of `x` is known."""
+    if all(x.shape[:-1]):
+        return 1 / math.prod(x.shape[:-1])
+    return x.shape[-1] / ops.cast(size(x), dtype)
+
+
+def size(x: Any) -> Any:
+    """Count the values of `x`, of which there may be more than 32 bits hold."""
+    return tf.size(x, tf.int64) if keras.backend.backend() == "tensorflow" else ops.size(x)
+
+
+class Move(NamedTuple):
+    """A moving average, (channels,), what it moves towards, and how much of the old is kept."""
+
+    average: keras.Variable
+    value: Any
+    momentum: float
+
+
+_collected: ContextVar[list[Move] | None] = ContextVar("collected", default=None)
+
+
+@contextlib.contextmanager
+def collecting_moves() -> Iterator[list[Move]]:
+    """Move no averages meanwhile; yield the list of the moves."""
+    token = _collected.set([])
+    try:
+        yield _collected.get()
+    finally:
+        _collected.reset(token)
+
+
+@contextlib.contextmanager
+def moving_together() -> Iterator[None]:
+    """Move all averages at the end, as one long vector: a few operations, not five for each."""
+    with collecting_moves() as moves:
+        yield
+    _together(moves)
+
+
+def move(moves: list[Move]) -> None:
+    """Move averages now, or at the end of :func:`moving_together`."""
+    collected = _collected.get()
+    if collected is None:
+        _together(moves)
+    else:
+        collected.extend(moves)
+
+
+def _together(moves: list[Move]) -> None:
+    """Move averages by ``old + (value − old) (1 − momentum)``."""
+    groups: dict[float, list[Move]] = {}
+    for each in moves:
+        groups.setdefault(each.momentum, []).append(each)
+    for momentum, group in groups.items():
+        averages, values, _ = zip(*group, strict=True)
+        old = ops.concatenate([average.value for average in averages])
+        moved = old + (ops.concatenate(values) - old) * (1.0 - momentum)
+        ends = np.cumsum([average.shape[0] for average in averages[:-1]])
+        for average, part in zip(averages, ops.split(moved, ends.tolist()), strict=True):
+            average.assign(part)
+
+
+def uses_kernel(x: object) -> bool:
+    """Whether the fused kernel serves `x`.
+
+    XLA lowers the kernel to E[x²] − E[x]², which is 2% wrong at a mean of 100 and NaN from 1e3
+    (tensorflow#118701), so code that XLA compiles takes Keras's operations. The kernel has no
+    float64 form.
+    """
+    return (
+        keras.backend.backend() == "tensorflow"
+        and len(x.shape) == 4
+        and keras.backend.standardize_dtype(x.dtype) in KERNEL_DTYPES
+        # The test that TensorFlow's own control flow makes; there is no public one.
+        and not control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+    )
+
+
+def require_images(x: Any) -> Any:
+    """Return `x`, or fail at run time if the batch is empty (without XLA, which cannot raise)."""
+    if not uses_kernel(x) or all(x.shape):
+        return x
+    refuse = tf.raw_ops.Assert(condition=size(x) > 0, data=[EMPTY_BATCH])
+    with tf.control_dependencies([refuse]):
+        return tf.identity(x)
+
+
+def differentiable_once(gradients: Any) -> Any:
+    """Return `gradients`, a tensor or a structure of them, and refuse to differentiate them again.
+
+    TensorFlow takes what a custom backward pass reads of its forward pass for constants, so second
+    derivatives would be wrong without a word. JAX gets them right.
+    """
+    if keras.backend.backend() == "jax":
+        return gradients
+    return keras.tree.map_structure(
+        lambda gradient: tf.raw_ops.PreventGradient(input=gradient, message=DIFFERENTIATED_AGAIN),
+        gradients,
+    )
