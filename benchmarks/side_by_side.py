@@ -37,6 +37,7 @@ from candidates import (
     OURS,
     OURS_MEMORY_EFFICIENT,
     TEXTBOOK,
+    TORCHVISION_MEMORY_EFFICIENT,
     configuration,
     missing_packages,
 )
@@ -99,10 +100,14 @@ def gpu_settings(device: str, backend: str, batch: int) -> dict[str, Any]:
             ("peak device memory", "device_peak_gib", "GiB"),
         ):
             measures[f"{title}, {name}"] = {"runs": training, "value": value, "unit": unit}
+    if backend == "tensorflow":
+        fit = {"what": "fit", "batch": batch, "precision": "mixed_bfloat16"}
+        title = "first step of stock fit, mixed_bfloat16"
+        measures[title] = {"runs": fit, "value": "first_s", "unit": "s"}
     return settings(batch) | {
         "gpu": device,
         "backend": backend,
-        "steps": {"training": 20},
+        "steps": {"training": 20, "fit": 1},
         "measures": measures,
     }
 
@@ -110,7 +115,9 @@ def gpu_settings(device: str, backend: str, batch: int) -> dict[str, Any]:
 def candidates(gpu: bool) -> list[str]:
     """Return who takes part, and say who could but is not installed."""
     if gpu:
-        return [KERAS_APPLICATIONS, OURS, OURS_MEMORY_EFFICIENT]
+        names = [KERAS_APPLICATIONS, OURS, OURS_MEMORY_EFFICIENT]
+        peers = ["torchvision", TORCHVISION_MEMORY_EFFICIENT]
+        return names + [name for name in peers if not missing_packages(name)]
     installed = []
     for name in CANDIDATES:
         lacking = missing_packages(name)
@@ -126,8 +133,10 @@ def cases(settings: dict[str, Any], names: list[str]) -> list[schedule.Case]:
     wanted = []
     for measure in settings["measures"].values():
         for name in names:
-            case = {"candidate": name, **measure["runs"]}
-            if measure["runs"]["what"] in CANDIDATES[name].measured and case not in wanted:
+            case, candidate = {"candidate": name, **measure["runs"]}, CANDIDATES[name]
+            possible = case["what"] in candidate.measured
+            possible &= not case.get("jit") or candidate.engine == "keras"  # XLA is Keras's here
+            if possible and case not in wanted:
                 wanted.append(case)
     return wanted if "gpu" in settings else [MACHINE, *wanted]
 

@@ -223,6 +223,17 @@ def test_readme_s_numbers_are_the_record_s():
     }
     assert f"{gpu['densenet_nb']} images a second" in readme
     assert f"reached {gpu['keras.applications']} and torchvision {gpu['torchvision']}" in readme
+    h100 = records.read("gpu_h100")["runs"]
+    half = [run for run in h100 if "bfloat16" in run["precision"] and "note" not in run]
+    speed = {run["candidate"]: f"{run['images_per_s']:,.0f}" for run in half}
+    peak = {run["candidate"]: f"{run['device_peak_gib']:.1f}" for run in half}
+    ours, theirs = "densenet_nb", "torchvision"
+    lean = f"{ours}, memory-efficient", f"{theirs}, memory-efficient"
+    assert f"{speed[ours]} images a second, memory-efficient {speed[lean[0]]}" in readme
+    assert f"torchvision reached {speed[theirs]} and {speed[lean[1]]}" in readme
+    assert f"on TensorFlow {speed['keras.applications']}; peak memory" in readme
+    assert f"{peak[ours]} and {peak[lean[0]]} GiB, where theirs was {peak[theirs]}" in readme
+    assert f"{peak[lean[1]]} and {peak['keras.applications']}." in readme
     depth = CONFIGURATIONS["DenseNet264"].depth
     assert f"DenseNet-264 has {depth} layers" in readme
 
