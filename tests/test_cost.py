@@ -96,12 +96,8 @@ def check_against_built_networks(configuration, shape, include_top):
         assert row.channels == after.inputs
 
     check_float_operations(configuration, stock, shape, top)
-    saved = sum(
-        cost.transition_multiply_adds(*maps, configuration.compression)
-        - cost.transition_multiply_adds(*maps, configuration.compression, pool_first=True)
-        for maps in transition_inputs(rows)
-    )
     count = cost.multiply_adds(configuration, *shape, **top)
+    saved = saved_by_pooling_first(rows)
     assert sum(matrix_operations(model, shape).values()) == 2 * (count - saved)
 
     traced = probes.kept_bytes(stock, batch_size=3)
@@ -151,13 +147,14 @@ def built_parameters(model):
     )
 
 
-def transition_inputs(rows):
-    """Return channels, height and width of the maps that enter each transition."""
-    return [
-        (row.channels, row.height, row.width)
+def saved_by_pooling_first(rows):
+    """Return the multiply-adds that transitions are spared whose convolution reads pooled maps."""
+    return sum(
+        cost.Convolution(row.channels, after.channels, 1).weights
+        * (row.height * row.width - after.height * after.width)
         for row, after in pairwise(rows)
         if after.name.startswith("transition")
-    ]
+    )
 
 
 def check_float_operations(configuration, model, shape, top):
@@ -349,19 +346,19 @@ def test_peak_by_hand():
     assert found.step == found.gradients + found.maps + found.program
 
 
+def weights(channels, growth_rate, bottleneck):
+    return sum(layer.weights for layer in cost.dense_layer(channels, growth_rate, bottleneck))
+
+
 def test_bottleneck_by_hand():
-    assert cost.dense_layer_weights(544, 32, bottleneck=False) == 9 * 544 * 32 == 156_672
-    assert cost.dense_layer_weights(544, 32) == 544 * 128 + 9 * 128 * 32 == 106_496
+    assert weights(544, 32, bottleneck=False) == 9 * 544 * 32 == 156_672
+    assert weights(544, 32, bottleneck=True) == 544 * 128 + 9 * 128 * 32 == 106_496
 
 
 @given(st.integers(1, 2000), st.integers(1, 100))
-def test_bottleneck_saves_above_the_break_even_width(channels, growth_rate):
-    with_bottleneck, without = (
-        cost.dense_layer_weights(channels, growth_rate, bottleneck) for bottleneck in (True, False)
-    )
-    # 7.2 k in integers, and as the function has it
+def test_bottleneck_saves_weights_above_7_2_k_channels(channels, growth_rate):
+    with_bottleneck, without = (weights(channels, growth_rate, b) for b in (True, False))
     assert (with_bottleneck < without) == (5 * channels > 36 * growth_rate)
-    assert (with_bottleneck < without) == (channels > cost.break_even_width(growth_rate))
 
 
 @given(st.integers(1, 2000), st.integers(1, 100))
@@ -378,9 +375,7 @@ def test_break_even_of_all_parameters_is_1_6_channels_further(channels, growth_r
 
 def test_transition_by_hand():
     assert cost.transition(257).filters == 128
-    assert cost.transition_multiply_adds(256, 56, 56) == 56 * 56 * 256 * 128
-    assert cost.transition_multiply_adds(256, 56, 56, pool_first=True) == 28 * 28 * 256 * 128
-    assert cost.transition_multiply_adds(256, 7, 7, pool_first=True) == 3 * 3 * 256 * 128
+    assert cost.transition(256).multiply_adds(56, 56) == 56 * 56 * 256 * 128
 
 
 @pytest.mark.parametrize(
@@ -398,7 +393,6 @@ def test_transition_by_hand():
         (lambda c: cost.transition(64, 1.5), "compression=1.5"),
         (lambda c: cost.dense_layer(0, 32), "channels=0"),
         (lambda c: cost.dense_layer(64, 0), "growth_rate=0"),
-        (lambda c: cost.break_even_width(0), "growth_rate=0"),
     ],
 )
 def test_bad_numbers_are_named(call, named):
