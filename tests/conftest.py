@@ -7,9 +7,13 @@ import sys
 import hypothesis
 import pytest
 
-# The same examples in every run; `--hypothesis-profile=default` draws new ones.
+# The same examples in every run; `--hypothesis-profile=default` draws new ones. A planted fault
+# need only be found, not shown in its smallest example.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("repeatable")
+hypothesis.settings.register_profile(
+    "unshrunk", phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate]
+)
 
 
 def pytest_addoption(parser):

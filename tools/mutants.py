@@ -20,6 +20,8 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 LEFT_OUT = shutil.ignore_patterns(".*", "build", "pictures", "*.egg-info", "__pycache__")
+PYTEST = [sys.executable, "-m", "pytest", "-q", "-x", "--tb=no", "-rfE"]
+PYTEST += ["--hypothesis-profile=unshrunk"]  # minutes less: any example will do
 
 
 class Fault(NamedTuple):
@@ -412,7 +414,7 @@ def report(fault: Fault) -> str | None:
 def run(folder: Path, tests: list[str]) -> str | None:
     """Run tests in `folder` until one fails; return which, if any."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "--tb=no", "-rfE", *tests],
+        [*PYTEST, *tests],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
