@@ -613,16 +613,6 @@ def test_a_notebook_on_a_clean_machine_shows_only_its_own_output(tmp_path, monke
     assert (tmp_path / "TFDS_DATA_DIR" / "digits").is_dir()
 
 
-def test_tensorflow_starts_quietly_beside_another_backend(tmp_path):
-    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
-    environment |= {"KERAS_BACKEND": "jax", "TFDS_DATA_DIR": str(tmp_path)}
-    program = "from densenet_nb import data; print(data.load_arrays()[0][0].shape)"
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, env=environment
-    )
-    assert (done.stdout, done.stderr) == ("(1437, 8, 8, 1)\n", "")
-
-
 def test_digits_load_as_on_windows(tmp_path):
     program = (
         "import sys\n"

@@ -1,7 +1,7 @@
-"""``memory_efficient=True`` is the plain network: the same numbers, fewer of them kept."""
+"""``memory_efficient=True`` is the plain network: the same numbers, fewer of them kept.
 
-import subprocess
-import sys
+On JAX and on two replicas: test_processes.py.
+"""
 
 import densenet_nb._startup  # noqa: F401
 
@@ -10,42 +10,28 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from equality import (
-    RELATIVE_ERROR,
     computed_early,
     dtype_policy,
+    plain_and_lean,
     randomize,
     relative_error,
+    reset_seeds,
+    seed_generators,
     step,
 )
 from test_layers import FREEZING
 
 from densenet_nb import layers, models
-from densenet_nb.configurations import Configuration, cifar, imagenet
+from densenet_nb.configurations import cifar, imagenet
 
 SHAPE = (8, 8, 1)
 IMAGES = np.random.default_rng(0).uniform(size=(16, *SHAPE)).astype("float32")
 LABELS = np.arange(16) % 2
 
 
-def pair(blocks=(1, 1, 1), bottleneck=True, policy="float32", seed=0, **options):
-    """The plain and the memory-efficient network: weights, moving statistics, seeds alike.
-
-    Softplus has no kink over which rounding could move a value; momentum ½ moves statistics far.
-    """
-    options = {"activation": "softplus", "momentum": 0.5, **options}
-    networks = []
-    for memory_efficient in (False, True):
-        keras.utils.set_random_seed(seed)
-        with dtype_policy(policy):
-            network = models.from_configuration(
-                Configuration(blocks, 4, 8, bottleneck, imagenet_stem=False),
-                input_shape=SHAPE,
-                classes=2,
-                memory_efficient=memory_efficient,
-                **options,
-            )
-        networks.append(network)
-    plain, lean = networks
+def pair(blocks=(1, 1, 1), **options):
+    """The plain and the memory-efficient network, with statistics that show in the result."""
+    plain, lean = plain_and_lean(blocks, **options)
     randomize(plain)
     lean.set_weights(plain.get_weights())
     return plain, lean
@@ -54,17 +40,6 @@ def pair(blocks=(1, 1, 1), bottleneck=True, policy="float32", seed=0, **options)
 def seed_states(model):
     """Where each dropout stands in its random numbers, in the order of the layers."""
     return [generator.state.numpy() for generator in seed_generators(model)]
-
-
-def seed_generators(model):
-    dropouts = (m for m in model._flatten_layers() if isinstance(m, keras.layers.Dropout))
-    return [layer.seed_generator for layer in dropouts if layer.rate > 0]
-
-
-def reset_seeds(model):
-    """Models of one process share a counter of seeds; give both the same."""
-    for index, generator in enumerate(seed_generators(model)):
-        generator.state.assign(np.array([index, 0], "uint32"))
 
 
 def forward_and_back(model, images, wrap):
@@ -406,144 +381,3 @@ def test_empty_batch_is_named():
         lean(tf.zeros((0, *SHAPE)), training=True)
     for old, new in zip(before, lean.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
-
-
-def python(code):
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-
-
-NETWORKS = (
-    RELATIVE_ERROR
-    + """
-import keras
-from densenet_nb import models
-from densenet_nb.configurations import Configuration
-
-
-def networks(**options):
-    made = []
-    for memory_efficient in (False, True):
-        keras.utils.set_random_seed(0)
-        made.append(
-            models.from_configuration(
-                Configuration((1, 1), 4, 8, BOTTLENECK, imagenet_stem=False),
-                input_shape=(8, 8, 1),
-                classes=2,
-                activation="softplus",
-                momentum=0.5,
-                memory_efficient=memory_efficient,
-                **options,
-            )
-        )
-    made[1].set_weights(made[0].get_weights())
-    return made
-
-
-def reset_seeds(model):
-    dropouts = [m for m in model._flatten_layers() if isinstance(m, keras.layers.Dropout)]
-    for index, layer in enumerate(d for d in dropouts if d.rate > 0):
-        layer.seed_generator.state.assign(np.array([index, 0], "uint32"))
-
-
-images = np.random.default_rng(0).uniform(size=(16, 8, 8, 1)).astype("float32")
-labels = np.arange(16) % 2
-
-
-def fit(model):
-    reset_seeds(model)
-    optimizer = keras.optimizers.SGD(0.05, 0.9)
-    model.compile(optimizer, "sparse_categorical_crossentropy", jit_compile=JIT)
-    model.fit(images, labels, batch_size=8, epochs=2, shuffle=False, verbose=0)
-
-
-def check_equal(plain, lean):
-    for ours, right in zip(lean.get_weights(), plain.get_weights(), strict=True):
-        assert relative_error(ours, right) < 1e-4
-"""
-)
-
-REPLICAS = """
-import tensorflow as tf
-
-BOTTLENECK = True
-JIT = False  # TensorFlow refuses XLA on two logical devices of one processor
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-for dropout_rate in (0.0, 0.3):
-    with strategy.scope():
-        plain, lean = networks(dropout_rate=dropout_rate)
-        before = lean.get_weights()
-        fit(plain)
-        fit(lean)
-    check_equal(plain, lean)
-    assert not all(np.array_equal(a, b) for a, b in zip(before, lean.get_weights(), strict=True))
-assert strategy.num_replicas_in_sync == 2
-"""
-
-
-def test_two_replicas_train_as_plain_does():
-    python(NETWORKS + REPLICAS)
-
-
-JAX = """
-import os
-
-os.environ["KERAS_BACKEND"] = "jax"
-"""
-
-UNOPTIMIZED = """
-# Half the time to compile: how fast the result runs is not tested.
-os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
-"""
-
-TRAIN_ON_JAX = """
-import tempfile
-
-BOTTLENECK = False  # half the time to compile
-JIT = "auto"
-plain, lean = networks(dropout_rate=0.3)
-fit(plain)
-fit(lean)
-check_equal(plain, lean)
-with tempfile.TemporaryDirectory() as folder:
-    lean.save(folder + "/network.keras")
-    loaded = keras.saving.load_model(folder + "/network.keras")
-np.testing.assert_array_equal(loaded(images), lean(images))
-assert loaded.get_layer("densenet_block1").memory_efficient
-"""
-
-MEMORY_ON_JAX = """
-import jax
-
-
-def temporary_bytes(memory_efficient):
-    model = models.DenseNet(
-        (5,), 12, bottleneck=False, imagenet_stem=False, input_shape=(32, 32, 3), classes=2,
-        memory_efficient=memory_efficient,
-    )
-    state = [v.value for v in model.non_trainable_variables]
-
-    def loss(weights, images):
-        outputs, moved = model.stateless_call(weights, state, images, training=True)
-        return outputs[:, 0].sum(), moved
-
-    images = np.zeros((16, 32, 32, 3), "float32")
-    weights = [v.value for v in model.trainable_variables]
-    step = jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(weights, images).compile()
-    return step.memory_analysis().temp_size_in_bytes
-
-
-plain, lean = temporary_bytes(False), temporary_bytes(True)
-assert lean < 0.6 * plain, (lean, plain)
-"""
-
-
-def test_jax_trains_as_plain_does():
-    python(JAX + UNOPTIMIZED + NETWORKS + TRAIN_ON_JAX)
-
-
-def test_jax_does_not_merge_the_recomputation_away():
-    """What a compiled step holds besides weights and images, as JAX's compiler says."""
-    python(JAX + NETWORKS + MEMORY_ON_JAX)

@@ -2,8 +2,6 @@
 
 import pickle
 import re
-import subprocess
-import sys
 import warnings
 import zipfile
 
@@ -140,55 +138,6 @@ def test_an_images_answer_is_its_own(tmp_path):
             assert relative_error(alone[0], together[0]) < 1e-5
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
-
-
-# keras#11858, tensorflow#52986: the last batch is smaller than the number of replicas
-
-
-REPLICAS = """
-import keras
-import numpy as np
-import tensorflow as tf
-
-from densenet_nb import models
-
-keras.utils.set_random_seed(0)
-
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
-    model = models.DenseNet((1, 1), 4, input_shape=(8, 8, 1), imagenet_stem=False, classes=2)
-    model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
-
-
-def fit(count, drop_remainder=False):
-    images = np.random.default_rng(0).uniform(size=(count, 8, 8, 1)).astype("float32")
-    data = tf.data.Dataset.from_tensor_slices((images, np.arange(count) % 2))
-    before = model.get_weights()
-    model.fit(data.batch(4, drop_remainder), epochs=1, verbose=0)
-    assert not all(np.array_equal(a, b) for a, b in zip(before, model.get_weights()))
-
-
-fit(8)
-fit(9, drop_remainder=True)
-try:
-    fit(9)
-    print("trained")
-except tf.errors.InvalidArgumentError as error:
-    assert "drop_remainder=True" in str(error), error
-    print("refused")
-assert all(np.isfinite(weights).all() for weights in model.get_weights())
-"""
-
-
-def test_last_batch_smaller_than_the_replicas():
-    """Nine images in fours on two replicas: it trains or says drop_remainder; never a NaN.
-
-    Not with jit_compile: TensorFlow refuses XLA on two logical devices of one processor.
-    """
-    run = subprocess.run([sys.executable, "-c", REPLICAS], capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.splitlines()[-1] in ("trained", "refused")
 
 
 # keras-contrib#158: features by layer index break
@@ -591,33 +540,6 @@ def test_other_backends_are_refused_at_construction(backend, monkeypatch):
     ):
         with pytest.raises(ValueError, match=f"KERAS_BACKEND='{backend}'.*TensorFlow and JAX"):
             build()
-
-
-# Loading in a process that imports in another order, or not at all
-
-
-def test_models_load_in_isorts_order_and_pickles_load_anywhere(tmp_path):
-    """Saved, as JSON and pickled; a pickle even where the package was not imported."""
-    model = small()
-    model.save(tmp_path / "model.keras")
-    (tmp_path / "model.json").write_text(model.to_json())
-    (tmp_path / "model.pickle").write_bytes(pickle.dumps(model))
-    load = """
-import densenet_nb
-import keras
-model = keras.saving.load_model("model.keras")
-assert keras.models.model_from_json(open("model.json").read()).count_params()
-"""
-    unpickle = "import pickle; model = pickle.load(open('model.pickle', 'rb'))"
-    for program in (load, unpickle):
-        check = f"assert model.count_params() == {model.count_params()}"
-        done = subprocess.run(
-            [sys.executable, "-c", f"{program}\n{check}"],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
 
 
 # `quantize`: a warning for each layer that it passes over, which are all but Dense

@@ -275,7 +275,7 @@ FAULTS = [
         "recomputation.py",
         "return ops.where(never, ops.zeros((), x.dtype), x)",
         "return x",
-        f"{RECOMPUTATION} -k jax",
+        "test_processes.py -k merged",
     ),
     # Counting
     Fault(
@@ -348,7 +348,7 @@ FAULTS = [
         "layers.py",
         '@keras.saving.register_keras_serializable("densenet_nb")\nclass DenseBlock',
         "class DenseBlock",
-        "test_backends.py -k saved",
+        "test_processes.py -k loads",
     ),
     # Frozen predictors
     Fault(
