@@ -424,7 +424,7 @@ def in_int8(converter, x):
 @pytest.mark.filterwarnings("ignore:(?s).*tf.lite.Interpreter is deprecated:UserWarning")
 def test_int8_of_tensorflow_lite_is_no_larger_and_as_good(tmp_path):
     """Keras's own model is quantized likewise; eight bits leave an error of a few percent."""
-    network, x = small((4, 4), input_shape=(32, 32, 3)), images(16, 32, 32, 3)
+    network, x = small((2, 2), input_shape=(32, 32, 3)), images(8, 32, 32, 3)
     inference.freeze(network).save(tmp_path)
     expected = np.array(network(x, training=False))
     size, answers = in_int8(tf.lite.TFLiteConverter.from_saved_model(str(tmp_path)), x)

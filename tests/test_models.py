@@ -328,9 +328,8 @@ def small(configuration=SMALL_DIGITS, **options):
 )
 def test_stock_compile_fit_evaluate_predict(compilation, digits_like, tmp_path):
     keras.utils.set_random_seed(0)
-    configuration = SMALL_DIGITS
-    if compilation.get("jit_compile"):  # XLA takes seconds to compile a layer
-        configuration = Configuration((1, 1), 4, 8, bottleneck=False, imagenet_stem=False)
+    # XLA takes seconds to compile a layer.
+    configuration = Configuration((1, 1), 4, 8, bottleneck=False, imagenet_stem=False)
     model = small(configuration, momentum=0.5)
     model.compile(
         keras.optimizers.SGD(0.05, momentum=0.9, nesterov=True),
