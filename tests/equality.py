@@ -14,11 +14,14 @@ with contextlib.suppress(ModuleNotFoundError):
     import tensorflow as tf
 
 
-def peers(network, **options):
+BLOCKS = (1, 2, 1, 1)
+"""Dense layers that say of most things as much as those of DenseNet-121, in a tenth of the time."""
+
+
+def peers(network=BLOCKS, **options):
     """Build a network of ours and keras.applications', of equal weights; the outputs are logits.
 
-    `network` is the name of a constructor that both have, or the layers of each block: four layers
-    say of most things as much as 121, in a tenth of the time.
+    `network` is the name of a constructor that both have, or the number of layers of each block.
     """
     from densenet_nb import models
 

@@ -5,6 +5,7 @@ import keras
 import numpy as np
 import pytest
 from equality import (
+    BLOCKS,
     dtype_policy,
     peers,
     randomize,
@@ -23,7 +24,6 @@ from densenet_nb.configurations import CONFIGURATIONS, Configuration, cifar, ima
 SHAPE = (64, 64, 3)  # the last map is 2x2: with four images, 16 values per channel
 IMAGES = np.random.default_rng(0).uniform(size=(4, *SHAPE)).astype("float32")
 PEERS = ("DenseNet121", "DenseNet169", "DenseNet201")
-SMALL = (1, 2, 1, 1)  # the layers of each block, of a network like these
 
 
 def counts(model):
@@ -118,7 +118,7 @@ def smooth(network):
 
 
 @pytest.mark.parametrize(
-    ("network", "training"), [("DenseNet121", True), (SMALL, True), (SMALL, False)]
+    ("network", "training"), [("DenseNet121", True), (BLOCKS, True), (BLOCKS, False)]
 )
 def test_gradients_with_softplus(network, training):
     check_step(*smooth(network), training)
@@ -166,7 +166,7 @@ def test_weights_of_121_carry_over_both_ways(densenet121):
 
 @pytest.mark.parametrize("include_top", [True, False])
 def test_weights_carry_over_both_ways(include_top):
-    check_carried_both_ways(*peers(SMALL, include_top=include_top))
+    check_carried_both_ways(*peers(include_top=include_top))
 
 
 @pytest.mark.parametrize("name", PEERS)
@@ -449,7 +449,7 @@ def test_what_is_frozen_stays_frozen_in_a_copy(frozen, copy, tmp_path):
 
 
 def test_frozen_block_before_a_live_transition_equals_keras():
-    ours, theirs = smooth(SMALL)
+    ours, theirs = smooth(BLOCKS)
     frozen = [ours.get_layer("densenet_block1")]
     frozen += [layer for layer in theirs.layers if layer.name.startswith("conv2_")]
     for layer in frozen:

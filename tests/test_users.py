@@ -9,13 +9,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from equality import peers, randomize, relative_error
+from equality import BLOCKS, peers, randomize, relative_error
 
 from densenet_nb import cost, finetuning, layers, models, normalization, textbook
 from densenet_nb.configurations import CONFIGURATIONS, Configuration, cifar, imagenet
 
 NETWORKS = ("DenseNet121", "DenseNet169", "DenseNet201")
-BLOCKS = (1, 2, 1, 1)  # of a network like these, in a tenth of the time
 SHAPE = (64, 64, 3)
 
 
@@ -42,7 +41,7 @@ def test_any_size_of_at_least_the_stride(side, heights, axis):
 def test_unknown_sizes_take_any_size():
     """One network with None sizes; its outputs are keras.applications' for each size."""
     options = {"include_top": False, "pooling": "avg", "input_shape": (None, None, 3)}
-    ours, theirs = peers(BLOCKS, **options)
+    ours, theirs = peers(**options)
     for sides in ((32, 32), (33, 47), (63, 32)):
         x = images(1, (*sides, 3))
         assert relative_error(np.array(ours(x)), np.array(theirs(x))) < 1e-5, sides
@@ -156,7 +155,7 @@ def check_features(configuration, network, theirs):
 
 
 def test_features_by_name_equal_keras_applications(tmp_path):
-    ours, theirs = peers(BLOCKS)
+    ours, theirs = peers()
     randomize(ours)
     theirs.set_weights(ours.get_weights())
     ours.save(tmp_path / "net.keras")
@@ -390,9 +389,22 @@ def test_all_normalizations_and_all_convolutions_are_found(densenet121):
         assert [id(layer) for layer in find(nested)] == [id(layer) for layer in found]
 
 
-def test_recipes_freeze_what_they_freeze_in_keras_applications(densenet121):
+def thaw(model):
+    """Make every part trainable; ``model.trainable = True`` leaves its layers as they are."""
+    for layer in model._flatten_layers():
+        layer.trainable = True
+
+
+@pytest.fixture
+def thawed(densenet121):
+    yield densenet121
+    for model in densenet121:
+        thaw(model)
+
+
+def test_recipes_freeze_what_they_freeze_in_keras_applications(thawed):
     """First all normalizations, then all up to the third transition, which they call pool4."""
-    ours, theirs = densenet121
+    ours, theirs = thawed
     for norm in finetuning.normalizations(ours):
         norm.trainable = False
     for layer in theirs.layers:
@@ -401,8 +413,8 @@ def test_recipes_freeze_what_they_freeze_in_keras_applications(densenet121):
     moved = moves(ours)
     assert moved == moves(theirs)
     assert sum(moved) == 120 + 2  # convolutions and the classifier
-    for model in densenet121:
-        model.trainable = True
+    for model in (ours, theirs):
+        thaw(model)
     finetuning.freeze_up_to(ours, "transition3")
     assert theirs.layers[312].name == "pool4_pool"
     for layer in theirs.layers[:313]:
@@ -410,8 +422,6 @@ def test_recipes_freeze_what_they_freeze_in_keras_applications(densenet121):
     moved = moves(ours)
     assert moved == moves(theirs)
     assert 0 < sum(moved) < len(moved)
-    for model in densenet121:
-        model.trainable = True
 
 
 def test_freezing_up_to_an_unknown_layer_freezes_nothing():
@@ -452,7 +462,7 @@ def test_guided_backpropagation_is_an_activation():
     def guided_relu(x):
         return tf.nn.relu(x), lambda dy: dy * tf.cast(dy > 0, dy.dtype) * tf.cast(x > 0, dy.dtype)
 
-    guided, theirs = peers(BLOCKS, classes=2, activation=guided_relu)
+    guided, theirs = peers(classes=2, activation=guided_relu)
     relus = [layer for layer in theirs.layers if getattr(layer, "activation", None) is not None]
     relus = [layer for layer in relus if layer.activation is keras.activations.relu]
     assert len(relus) == 1 + 2 * sum(BLOCKS) + 3 + 1
