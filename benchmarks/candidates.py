@@ -8,12 +8,13 @@ import tempfile
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from recording import cores
 
-from densenet_nb.configurations import CONFIGURATIONS, Configuration, cifar
+if TYPE_CHECKING:
+    from densenet_nb.configurations import Configuration
 
 
 class Candidate(NamedTuple):
@@ -91,8 +92,10 @@ def missing_packages(candidate: str) -> list[str]:
     return [name for name in CANDIDATES[candidate].packages if find_spec(name) is None]
 
 
-def configuration(network: str) -> Configuration:
+def configuration(network: str) -> "Configuration":
     """Return the configuration of ``Workload.network``."""
+    from densenet_nb.configurations import CONFIGURATIONS, cifar
+
     if network.startswith("L="):
         return cifar(int(network[2:]), growth_rate=12, bottleneck=False)
     return CONFIGURATIONS[network]

@@ -26,10 +26,8 @@ __all__ = [
     "Peak",
     "Row",
     "activation_bytes",
-    "break_even_width",
     "composite_function",
     "dense_layer",
-    "dense_layer_weights",
     "multiply_adds",
     "parameters",
     "peak",
@@ -37,7 +35,6 @@ __all__ = [
     "table",
     "total_cost",
     "transition",
-    "transition_multiply_adds",
 ]
 
 
@@ -466,30 +463,6 @@ def dense_layer(
     return Convolution(channels, middle, 1), Convolution(middle, growth_rate, 3)
 
 
-def dense_layer_weights(channels: int, growth_rate: int, bottleneck: bool = True) -> int:
-    """Count the weights in a dense layer's convolutions; also its multiply-adds per pixel.
-
-    For c channels and growth rate k these are 9 c k without a bottleneck, and 4 c k + 36 k² with
-    one. Parameters as in :func:`dense_layer`.
-    """
-    return sum(layer.weights for layer in dense_layer(channels, growth_rate, bottleneck))
-
-
-def break_even_width(growth_rate: int) -> float:
-    """Return the input channels c above which a bottleneck saves weights and multiply-adds: 7.2 k.
-
-    9 c k = 4 c k + 36 k² gives 5 c = 36 k. (Counting γ and β of the bottleneck's own batch
-    normalization, 8 k parameters, moves it by 1.6 channels.)
-
-    Parameters
-    ----------
-    growth_rate : int
-        k.
-    """
-    growth_rate = require_positive_integer("growth_rate", growth_rate)
-    return 9 * BOTTLENECK_WIDTH * growth_rate / (9 - BOTTLENECK_WIDTH)
-
-
 def transition(channels: int, compression: float = 0.5) -> Convolution:
     """Return a transition's convolution: 1x1 from m to floor(θ m) (section 3, "Compression").
 
@@ -507,29 +480,6 @@ def transition(channels: int, compression: float = 0.5) -> Convolution:
     """
     channels = require_positive_integer("channels", channels)
     return Convolution(channels, transition_filters(channels, compression), 1)
-
-
-def transition_multiply_adds(
-    channels: int, height: int, width: int, compression: float = 0.5, pool_first: bool = False
-) -> int:
-    """Count a transition's multiply-adds, in the paper's order or with the pooling first.
-
-    Both orders give the same maps, since the convolution works on channels and the pooling on
-    pixels. Pooling first, as :class:`densenet_nb.layers.Transition` does, leaves a quarter of the
-    pixels (rounded down for odd sizes) to the convolution.
-
-    Parameters
-    ----------
-    channels, compression
-        As in :func:`transition`.
-    height, width : int
-        Of the maps that enter.
-    pool_first : bool
-        Whether the 2x2 pooling comes before the convolution.
-    """
-    if pool_first:
-        height, width = height // 2, width // 2
-    return transition(channels, compression).multiply_adds(height, width)
 
 
 def composite_function(convolution: Convolution, height: int, width: int) -> Cost:

@@ -1,15 +1,18 @@
 """What all tests share."""
 
-import functools
 import os
 import sys
 
 import hypothesis
 import pytest
 
-# The same examples in every run; `--hypothesis-profile=default` draws new ones.
+# The same examples in every run; `--hypothesis-profile=default` draws new ones. A planted fault
+# need only be found, not shown in its smallest example.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("repeatable")
+hypothesis.settings.register_profile(
+    "unshrunk", phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate]
+)
 
 
 def pytest_addoption(parser):
@@ -21,26 +24,17 @@ def pytest_addoption(parser):
 
 
 @pytest.fixture(scope="session")
-def peers():
-    """Return what gives a network of ours and keras.applications', each pair built once.
+def densenet121():
+    """Return DenseNet-121 as ours and as keras.applications', of equal weights, built once.
 
-    For images of 64 x 64; the output is the last feature map or logits. A test that needs weights
-    sets them.
+    For images of 64 x 64; the outputs are logits. A test that needs other weights sets both, one
+    that freezes thaws.
     """
     import densenet_nb._startup  # noqa: F401
 
-    import keras
+    from equality import peers
 
-    from densenet_nb import models
-
-    @functools.cache
-    def pair(name, include_top):
-        options = {"weights": None, "input_shape": (64, 64, 3), "include_top": include_top}
-        if include_top:
-            options["classifier_activation"] = None
-        return [getattr(source, name)(**options) for source in (models, keras.applications)]
-
-    return pair
+    return peers("DenseNet121")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -4,7 +4,16 @@ import json
 import keras
 import numpy as np
 import pytest
-from equality import dtype_policy, randomize, relative_error, step, with_logits, with_softplus
+from equality import (
+    BLOCKS,
+    dtype_policy,
+    peers,
+    randomize,
+    relative_error,
+    step,
+    with_logits,
+    with_softplus,
+)
 from exact_counts import COUNTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,8 +35,9 @@ def classes(configuration):
     return 1000 if configuration.imagenet_stem else 10
 
 
-@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("name", ["DenseNet121", "DenseNet-40 (k=12)", "DenseNet-BC-100 (k=12)"])
 def test_exact_counts(name):
+    """(Of all others as counted by `cost`, whose counts are those of any network that is built.)"""
     configuration = CONFIGURATIONS[name]
     options = {
         "classes": classes(configuration),
@@ -37,11 +47,38 @@ def test_exact_counts(name):
     assert counts(models.from_configuration(configuration, **options)) == COUNTS[name]
 
 
-@pytest.mark.parametrize("name", ["DenseNet121", "DenseNet-40 (k=12)"])
-def test_textbook_has_the_exact_counts_too(name):
-    configuration = CONFIGURATIONS[name]
-    textbooks = textbook.DenseNet(configuration, SHAPE, classes(configuration))
-    assert counts(textbooks) == COUNTS[name]
+def test_textbook_has_the_exact_counts_too():
+    """(And of 121, in test_cost.py.)"""
+    textbooks = textbook.DenseNet(CONFIGURATIONS["DenseNet-40 (k=12)"], SHAPE, 10)
+    assert counts(textbooks) == COUNTS["DenseNet-40 (k=12)"]
+
+
+@pytest.fixture
+def built(monkeypatch):
+    """Give the list of what networks would be built of, in the place of building them."""
+    calls = []
+    monkeypatch.setattr(
+        models, "from_configuration", lambda made, **options: calls.append((made, options))
+    )
+    return calls
+
+
+@pytest.mark.parametrize("name", ["DenseNet161", "DenseNet264", *PEERS])
+def test_a_network_is_that_of_its_name(name, built):
+    getattr(models, name)()
+    getattr(models, name)(growth_rate=12, compression=1.0)
+    paper = CONFIGURATIONS[name]
+    assert [made for made, _ in built] == [paper, imagenet(paper.blocks, 12, 1.0)]
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_keras_applications_have_the_same_blocks(name, monkeypatch):
+    """So what holds for 121 and for small networks of any blocks holds for 169 and 201."""
+    built = []
+    module = inspect.getmodule(getattr(keras.applications, name))
+    monkeypatch.setattr(module, "DenseNet", lambda blocks, *_, **__: built.append(blocks))
+    getattr(keras.applications, name)(weights=None)
+    assert built == [list(CONFIGURATIONS[name].blocks)]
 
 
 def carried(ours, theirs):
@@ -49,18 +86,10 @@ def carried(ours, theirs):
     return theirs
 
 
-@pytest.fixture(scope="module")
-def networks():
-    """DenseNet-121 as ours and as keras.applications', of the same weights."""
-    keras.utils.set_random_seed(0)
-    ours = models.DenseNet121(input_shape=SHAPE)
+def test_outputs_and_statistics_of_121(densenet121):
+    ours, theirs = densenet121
     randomize(ours)
-    theirs = keras.applications.DenseNet121(weights=None, input_shape=SHAPE)
-    return with_logits(ours), carried(ours, with_logits(theirs))
-
-
-def test_outputs_and_statistics_of_121(networks):
-    ours, theirs = networks
+    carried(ours, theirs)
     for training in (False, True):
         expected = np.array(theirs(IMAGES, training=training))
         assert expected.std(axis=0).mean() > 0.1 * expected.std()  # images have own answers
@@ -81,20 +110,18 @@ def check_step(ours, theirs, training=True):
         assert relative_error(ours_, theirs_) < 5e-4
 
 
-@pytest.fixture(scope="module")
-def smooth():
-    """The two again with softplus: without ReLU's kinks float32 is exact enough for 1e-5."""
-    keras.utils.set_random_seed(0)
-    ours = models.DenseNet121(input_shape=SHAPE, activation="softplus")
-    theirs = keras.applications.DenseNet121(weights=None, input_shape=SHAPE)
-    return with_logits(ours), with_logits(with_softplus(theirs))
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_gradients_of_121_with_softplus(smooth, training):
-    ours, theirs = smooth
+def smooth(network):
+    """Ours and theirs with softplus: without ReLU's kinks float32 is exact enough for 1e-5."""
+    ours, theirs = peers(network, activation="softplus")
     randomize(ours)
-    check_step(ours, carried(ours, theirs), training)
+    return ours, carried(ours, with_softplus(theirs))
+
+
+@pytest.mark.parametrize(
+    ("network", "training"), [("DenseNet121", True), (BLOCKS, True), (BLOCKS, False)]
+)
+def test_gradients_with_softplus(network, training):
+    check_step(*smooth(network), training)
 
 
 def test_gradients_of_the_textbook_with_softplus():
@@ -111,7 +138,7 @@ def test_gradients_with_relu():
 
     That is rare in a small network, so it spoils few of nine draws, and their median is exact.
     """
-    configuration = imagenet((2, 2, 2, 2), 8)
+    configuration = imagenet((1, 1, 1, 1), 8)
     ours = with_logits(models.from_configuration(configuration, input_shape=SHAPE))
     with dtype_policy("float64"):
         oracle = with_logits(textbook.DenseNet(configuration, SHAPE))
@@ -124,18 +151,22 @@ def test_gradients_with_relu():
     assert max(errors) < 0.05
 
 
-@pytest.mark.parametrize(
-    ("name", "include_top"),
-    [("DenseNet121", True), ("DenseNet121", False), ("DenseNet169", True), ("DenseNet201", False)],
-)
-def test_weights_carry_over_both_ways(name, include_top, peers):
-    ours, theirs = peers(name, include_top)
+def check_carried_both_ways(ours, theirs):
     for source, target in ((ours, theirs), (theirs, ours)):
         randomize(source, seed=len(source.layers))
         target.set_weights(source.get_weights())
         expected = np.array(theirs(IMAGES[:1]))
         assert relative_error(np.array(ours(IMAGES[:1])), expected) < 1e-5
     assert [w.name for w in ours.weights] == [w.name for w in theirs.weights]
+
+
+def test_weights_of_121_carry_over_both_ways(densenet121):
+    check_carried_both_ways(*densenet121)
+
+
+@pytest.mark.parametrize("include_top", [True, False])
+def test_weights_carry_over_both_ways(include_top):
+    check_carried_both_ways(*peers(include_top=include_top))
 
 
 @pytest.mark.parametrize("name", PEERS)
@@ -148,10 +179,18 @@ def test_signature_begins_with_keras_applications(name):
             assert actual.default == expected.default
 
 
-def test_positional_arguments_are_those_of_keras_applications():
-    model = models.DenseNet121(False, None, None, SHAPE, "avg", 10, None, "net")
-    assert model.name == "net"
-    assert (model.input_shape, model.output_shape) == ((None, *SHAPE), (None, 1024))
+def test_positional_arguments_are_those_of_keras_applications(built):
+    models.DenseNet121(False, None, None, SHAPE, "avg", 10, None, "net")
+    ((_, options),) = built
+    expected = {
+        "include_top": False,
+        "input_shape": SHAPE,
+        "pooling": "avg",
+        "classes": 10,
+        "classifier_activation": None,
+        "name": "net",
+    }
+    assert options.items() >= expected.items()
 
 
 CONFIGURATION = st.builds(
@@ -201,11 +240,6 @@ def test_options_reach_every_part():
             assert not layer.kernel.numpy().any()
 
 
-def test_compression_and_growth_rate_of_121():
-    model = models.DenseNet121(growth_rate=12, compression=1.0, input_shape=SHAPE)
-    assert model.get_layer("densenet121_transition1").output.shape[-1] == 24 + 6 * 12
-
-
 def test_cifar_network():
     model = models.DenseNetCIFAR(depth=40, bottleneck=False)
     assert counts(model) == COUNTS["DenseNet-40 (k=12)"]
@@ -213,8 +247,8 @@ def test_cifar_network():
     assert model.name == "densenet_cifar"
 
 
-def test_no_transition_after_the_last_block(networks):
-    names = [layer.name for layer in networks[0].layers]
+def test_no_transition_after_the_last_block(densenet121):
+    names = [layer.name for layer in densenet121[0].layers]
     assert [n for n in names if "block" in n or "transition" in n] == [
         "densenet121_block1",
         "densenet121_transition1",
@@ -226,9 +260,9 @@ def test_no_transition_after_the_last_block(networks):
     ]
 
 
-def test_summary_fits_a_screen(networks):
+def test_summary_fits_a_screen(densenet121):
     lines = []
-    networks[0].summary(print_fn=lines.append, line_length=90)
+    densenet121[0].summary(print_fn=lines.append, line_length=90)
     summary = "\n".join(lines)
     assert "densenet121_block4 (DenseBlock)" in summary
     assert len(summary.splitlines()) < 60
@@ -273,6 +307,9 @@ def test_input_tensor_may_come_from_other_layers():
     assert model(np.zeros((1, 32, 32, 1), "float32")).shape == (1, 2)
 
 
+SMALL_DIGITS = cifar(10, 4)
+
+
 @pytest.fixture(scope="module")
 def digits_like():
     rng = np.random.default_rng(8)
@@ -280,8 +317,8 @@ def digits_like():
     return (rng.uniform(size=(32, 8, 8, 1)) + labels[:, None, None, None]).astype("float32"), labels
 
 
-def small(**options):
-    return models.from_configuration(cifar(10, 4), input_shape=(8, 8, 1), classes=2, **options)
+def small(configuration=SMALL_DIGITS, **options):
+    return models.from_configuration(configuration, input_shape=(8, 8, 1), classes=2, **options)
 
 
 @pytest.mark.parametrize(
@@ -291,7 +328,9 @@ def small(**options):
 )
 def test_stock_compile_fit_evaluate_predict(compilation, digits_like, tmp_path):
     keras.utils.set_random_seed(0)
-    model = small(momentum=0.5)
+    # XLA takes seconds to compile a layer.
+    configuration = Configuration((1, 1), 4, 8, bottleneck=False, imagenet_stem=False)
+    model = small(configuration, momentum=0.5)
     model.compile(
         keras.optimizers.SGD(0.05, momentum=0.9, nesterov=True),
         "sparse_categorical_crossentropy",
@@ -409,14 +448,10 @@ def test_what_is_frozen_stays_frozen_in_a_copy(frozen, copy, tmp_path):
     assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-def test_frozen_block_before_a_live_transition_equals_keras(smooth):
-    ours, theirs = smooth
-    randomize(ours)
-    carried(ours, theirs)
-    frozen = [ours.get_layer("densenet121_block1")]
+def test_frozen_block_before_a_live_transition_equals_keras():
+    ours, theirs = smooth(BLOCKS)
+    frozen = [ours.get_layer("densenet_block1")]
     frozen += [layer for layer in theirs.layers if layer.name.startswith("conv2_")]
     for layer in frozen:
         layer.trainable = False
     check_step(ours, theirs)
-    for layer in frozen:
-        layer.trainable = True

@@ -1,7 +1,7 @@
-"""``memory_efficient=True`` is the plain network: the same numbers, fewer of them kept."""
+"""``memory_efficient=True`` is the plain network: the same numbers, fewer of them kept.
 
-import subprocess
-import sys
+On JAX and on two replicas: test_processes.py.
+"""
 
 import densenet_nb._startup  # noqa: F401
 
@@ -10,42 +10,28 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from equality import (
-    RELATIVE_ERROR,
     computed_early,
     dtype_policy,
+    plain_and_lean,
     randomize,
     relative_error,
+    reset_seeds,
+    seed_generators,
     step,
 )
 from test_layers import FREEZING
 
 from densenet_nb import layers, models
-from densenet_nb.configurations import Configuration, cifar, imagenet
+from densenet_nb.configurations import cifar, imagenet
 
 SHAPE = (8, 8, 1)
 IMAGES = np.random.default_rng(0).uniform(size=(16, *SHAPE)).astype("float32")
 LABELS = np.arange(16) % 2
 
 
-def pair(blocks=(1, 1, 1), bottleneck=True, policy="float32", seed=0, **options):
-    """The plain and the memory-efficient network: weights, moving statistics, seeds alike.
-
-    Softplus has no kink over which rounding could move a value; momentum ½ moves statistics far.
-    """
-    options = {"activation": "softplus", "momentum": 0.5, **options}
-    networks = []
-    for memory_efficient in (False, True):
-        keras.utils.set_random_seed(seed)
-        with dtype_policy(policy):
-            network = models.from_configuration(
-                Configuration(blocks, 4, 8, bottleneck, imagenet_stem=False),
-                input_shape=SHAPE,
-                classes=2,
-                memory_efficient=memory_efficient,
-                **options,
-            )
-        networks.append(network)
-    plain, lean = networks
+def pair(blocks=(2, 1), **options):
+    """The plain and the memory-efficient network, with statistics that show in the result."""
+    plain, lean = plain_and_lean(blocks, **options)
     randomize(plain)
     lean.set_weights(plain.get_weights())
     return plain, lean
@@ -56,19 +42,8 @@ def seed_states(model):
     return [generator.state.numpy() for generator in seed_generators(model)]
 
 
-def seed_generators(model):
-    dropouts = (m for m in model._flatten_layers() if isinstance(m, keras.layers.Dropout))
-    return [layer.seed_generator for layer in dropouts if layer.rate > 0]
-
-
-def reset_seeds(model):
-    """Models of one process share a counter of seeds; give both the same."""
-    for index, generator in enumerate(seed_generators(model)):
-        generator.state.assign(np.array([index, 0], "uint32"))
-
-
-def forward_and_back(model, images, wrap):
-    """Outputs and gradients with respect to the images and the weights, then all weights."""
+def forward_and_back(model):
+    """Return a function of the images that gives the outputs, and the gradients of all sources."""
     weights = [variable.value for variable in model.trainable_variables]
 
     def run(images):
@@ -78,20 +53,26 @@ def forward_and_back(model, images, wrap):
             loss = tf.reduce_sum(tf.cast(outputs, "float64")[:, 0])
         return [outputs, *tape.gradient(loss, [images, *weights])]
 
-    values = wrap(run)(tf.cast(images, model.compute_dtype))
-    return [tf.cast(v, "float64").numpy() for v in (*values, *model.weights)]
+    return run
 
 
-def check_equal(plain, lean, tolerance=1e-5, wrap=lambda run: run):
-    actual, expected = (forward_and_back(model, IMAGES, wrap) for model in (lean, plain))
-    assert len(actual) == 2 + len(plain.trainable_weights) + len(plain.weights)
-    groups = (slice(1), slice(1, 2), slice(2, 2 + len(plain.trainable_weights)), slice(-1))
-    for group in groups:
-        if not expected[group]:  # a frozen network has no gradients of weights
-            continue
-        assert relative_error(actual[group], expected[group]) < tolerance
-    for ours, right in zip(actual, expected, strict=True):
-        assert relative_error(ours, right) < 100 * tolerance
+def check_equal(plain, lean, tolerance=1e-5, wrap=lambda run: run, steps=1):
+    """Compare outputs, gradients with respect to images and weights, and the weights after."""
+    images = tf.cast(IMAGES, plain.compute_dtype)
+    runs = [(model, wrap(forward_and_back(model))) for model in (lean, plain)]
+    for _ in range(steps):
+        actual, expected = (
+            [tf.cast(v, "float64").numpy() for v in (*run(images), *model.weights)]
+            for model, run in runs
+        )
+        assert len(actual) == 2 + len(plain.trainable_weights) + len(plain.weights)
+        groups = (slice(1), slice(1, 2), slice(2, 2 + len(plain.trainable_weights)), slice(-1))
+        for group in groups:
+            if not expected[group]:  # a frozen network has no gradients of weights
+                continue
+            assert relative_error(actual[group], expected[group]) < tolerance
+        for ours, right in zip(actual, expected, strict=True):
+            assert relative_error(ours, right) < 100 * tolerance
 
 
 SMALL = {"blocks": (1, 1), "bottleneck": False}
@@ -150,21 +131,23 @@ def test_equals_plain_with_the_imagenet_stem():
         assert relative_error(ours, right) < 1e-5
 
 
-@pytest.mark.parametrize(
-    ("policy", "wrap"),
-    [("float32", "eager"), ("float32", "tf.function"), ("float64", "eager"), ("float64", "XLA")],
-)
-def test_dropout_masks_are_those_of_plain(policy, wrap):
-    """The same values are dropped, in the recomputation too; the seeds move once a step."""
-    network = SMALL if wrap == "XLA" else {}
-    plain, lean = pair(dropout_rate=0.4, policy=policy, **network)
-    reset_seeds(plain), reset_seeds(lean)
-    start = seed_states(plain)
-    for _ in range(2):
-        check_equal(plain, lean, POLICIES[policy], RUNS[wrap])
+def check_seeds_moved(start, plain, lean):
+    """Once a step, not once more as the second run draws the same."""
     for before, after, expected in zip(start, seed_states(lean), seed_states(plain), strict=True):
         np.testing.assert_array_equal(after, expected)
         assert not np.array_equal(after, before)
+
+
+@pytest.mark.parametrize(
+    ("policy", "wrap"), [("float32", "eager"), ("float32", "tf.function"), ("float64", "eager")]
+)
+def test_dropout_masks_are_those_of_plain(policy, wrap):
+    """The same values are dropped, in the recomputation too. (Compiled by XLA: in `fit`, below.)"""
+    plain, lean = pair(dropout_rate=0.4, policy=policy)
+    reset_seeds(plain), reset_seeds(lean)
+    start = seed_states(plain)
+    check_equal(plain, lean, POLICIES[policy], RUNS[wrap], steps=2)
+    check_seeds_moved(start, plain, lean)
 
 
 @pytest.mark.parametrize(
@@ -183,6 +166,8 @@ def test_fit_learns_the_same_weights(dropout_rate, compilation):
     before = networks[0].get_weights()
     for network in networks:
         reset_seeds(network)
+    start = seed_states(networks[0])
+    for network in networks:
         network.compile(
             keras.optimizers.SGD(0.05, momentum=0.9, nesterov=True),
             "sparse_categorical_crossentropy",
@@ -190,9 +175,10 @@ def test_fit_learns_the_same_weights(dropout_rate, compilation):
         )
         network.fit(IMAGES, LABELS, batch_size=8, epochs=2, shuffle=False, verbose=0)
     plain, lean = (network.get_weights() for network in networks)
-    for start, ours, right in zip(before, lean, plain, strict=True):
+    for old, ours, right in zip(before, lean, plain, strict=True):
         assert relative_error(ours, right) < 2e-4
-        assert not np.array_equal(ours, start)
+        assert not np.array_equal(ours, old)
+    check_seeds_moved(start, *networks)
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
@@ -406,144 +392,3 @@ def test_empty_batch_is_named():
         lean(tf.zeros((0, *SHAPE)), training=True)
     for old, new in zip(before, lean.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
-
-
-def python(code):
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-
-
-NETWORKS = (
-    RELATIVE_ERROR
-    + """
-import keras
-from densenet_nb import models
-from densenet_nb.configurations import Configuration
-
-
-def networks(**options):
-    made = []
-    for memory_efficient in (False, True):
-        keras.utils.set_random_seed(0)
-        made.append(
-            models.from_configuration(
-                Configuration((1, 1), 4, 8, BOTTLENECK, imagenet_stem=False),
-                input_shape=(8, 8, 1),
-                classes=2,
-                activation="softplus",
-                momentum=0.5,
-                memory_efficient=memory_efficient,
-                **options,
-            )
-        )
-    made[1].set_weights(made[0].get_weights())
-    return made
-
-
-def reset_seeds(model):
-    dropouts = [m for m in model._flatten_layers() if isinstance(m, keras.layers.Dropout)]
-    for index, layer in enumerate(d for d in dropouts if d.rate > 0):
-        layer.seed_generator.state.assign(np.array([index, 0], "uint32"))
-
-
-images = np.random.default_rng(0).uniform(size=(16, 8, 8, 1)).astype("float32")
-labels = np.arange(16) % 2
-
-
-def fit(model):
-    reset_seeds(model)
-    optimizer = keras.optimizers.SGD(0.05, 0.9)
-    model.compile(optimizer, "sparse_categorical_crossentropy", jit_compile=JIT)
-    model.fit(images, labels, batch_size=8, epochs=2, shuffle=False, verbose=0)
-
-
-def check_equal(plain, lean):
-    for ours, right in zip(lean.get_weights(), plain.get_weights(), strict=True):
-        assert relative_error(ours, right) < 1e-4
-"""
-)
-
-REPLICAS = """
-import tensorflow as tf
-
-BOTTLENECK = True
-JIT = False  # TensorFlow refuses XLA on two logical devices of one processor
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-for dropout_rate in (0.0, 0.3):
-    with strategy.scope():
-        plain, lean = networks(dropout_rate=dropout_rate)
-        before = lean.get_weights()
-        fit(plain)
-        fit(lean)
-    check_equal(plain, lean)
-    assert not all(np.array_equal(a, b) for a, b in zip(before, lean.get_weights(), strict=True))
-assert strategy.num_replicas_in_sync == 2
-"""
-
-
-def test_two_replicas_train_as_plain_does():
-    python(NETWORKS + REPLICAS)
-
-
-JAX = """
-import os
-
-os.environ["KERAS_BACKEND"] = "jax"
-"""
-
-UNOPTIMIZED = """
-# Half the time to compile: how fast the result runs is not tested.
-os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
-"""
-
-TRAIN_ON_JAX = """
-import tempfile
-
-BOTTLENECK = False  # half the time to compile
-JIT = "auto"
-plain, lean = networks(dropout_rate=0.3)
-fit(plain)
-fit(lean)
-check_equal(plain, lean)
-with tempfile.TemporaryDirectory() as folder:
-    lean.save(folder + "/network.keras")
-    loaded = keras.saving.load_model(folder + "/network.keras")
-np.testing.assert_array_equal(loaded(images), lean(images))
-assert loaded.get_layer("densenet_block1").memory_efficient
-"""
-
-MEMORY_ON_JAX = """
-import jax
-
-
-def temporary_bytes(memory_efficient):
-    model = models.DenseNet(
-        (5,), 12, bottleneck=False, imagenet_stem=False, input_shape=(32, 32, 3), classes=2,
-        memory_efficient=memory_efficient,
-    )
-    state = [v.value for v in model.non_trainable_variables]
-
-    def loss(weights, images):
-        outputs, moved = model.stateless_call(weights, state, images, training=True)
-        return outputs[:, 0].sum(), moved
-
-    images = np.zeros((16, 32, 32, 3), "float32")
-    weights = [v.value for v in model.trainable_variables]
-    step = jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(weights, images).compile()
-    return step.memory_analysis().temp_size_in_bytes
-
-
-plain, lean = temporary_bytes(False), temporary_bytes(True)
-assert lean < 0.6 * plain, (lean, plain)
-"""
-
-
-def test_jax_trains_as_plain_does():
-    python(JAX + UNOPTIMIZED + NETWORKS + TRAIN_ON_JAX)
-
-
-def test_jax_does_not_merge_the_recomputation_away():
-    """What a compiled step holds besides weights and images, as JAX's compiler says."""
-    python(JAX + NETWORKS + MEMORY_ON_JAX)

@@ -184,21 +184,22 @@ def test_a_folder_that_cannot_be_written_is_replaced_by_a_temporary_one(tmp_path
 # Options of pytest
 
 
-@pytest.mark.parametrize("option", ["--lf", "--sw"])
-def test_what_failed_is_run_again(option, project):
+def test_what_failed_is_run_again(project, tmp_path):
     """Of a notebook all of it: a cell alone would lack what those before it made."""
     good, bad = project / "notebooks" / "a.ipynb", project / "notebooks" / "b.ipynb"
     write(good, {"print(1)": "1\n"})
     write(bad, {"x = 1": "", "print(x + 1)": "3\n"})
-    options = ("--nbval", option, "-rA", "-p", "no:xdist")
-    status, printed = pytest_(project, *options, "notebooks/")
+    options = ("--nbval", "-rA", "-p", "no:xdist", "notebooks/")
+    status, printed = pytest_(project, "--sw", *options)
     assert status != 0
     assert "FAILED notebooks/b.ipynb::Cell 1" in printed
     write(bad, {"x = 1": "", "print(x + 1)": "2\n"})
-    status, printed = pytest_(project, *options, "notebooks/")
-    assert status == 0, printed
-    cells = re.findall(r"PASSED notebooks/(\w\.ipynb::Cell \d)", printed)
-    assert cells == ["b.ipynb::Cell 0", "b.ipynb::Cell 1"]
+    for option in ("--lf", "--sw"):
+        again = shutil.copytree(project, tmp_path / option)
+        status, printed = pytest_(again, option, *options)
+        assert status == 0, printed
+        cells = re.findall(r"PASSED notebooks/(\w\.ipynb::Cell \d)", printed)
+        assert cells == ["b.ipynb::Cell 0", "b.ipynb::Cell 1"]
 
 
 def test_nbval_may_be_the_only_plugin(project):

@@ -10,6 +10,7 @@ import time
 from densenet_nb._startup import NOISE, quietly
 
 import keras
+import processes
 import pytest
 import tensorflow as tf
 
@@ -43,12 +44,18 @@ def python(program, close_stderr=False, **environment):
     return done.stdout, done.stderr
 
 
-def test_what_only_figures_and_data_need_is_imported_when_it_is_used():
-    """(Keras itself imports Matplotlib, where it is.)"""
-    modules = set(python("import sys, densenet_nb; print(*sys.modules)")[0].split())
-    assert {"densenet_nb.models", "densenet_nb.textbook", "keras", "tensorflow"} <= modules
-    later = {"densenet_nb.data", "densenet_nb.exercises", "densenet_nb.plots"}
-    assert not modules & {*later, "tensorflow_datasets"}
+@pytest.fixture(scope="module")
+def importing():
+    return processes.outcomes("importing")
+
+
+@pytest.mark.parametrize("check", processes.checks("importing"))
+def test_importing(check, importing):
+    assert not importing[check], importing[check]
+
+
+def test_tensorflow_starts_quietly(importing):
+    assert importing["stderr"] == ""
 
 
 @pytest.mark.parametrize("name", densenet_nb.__all__)
@@ -64,24 +71,17 @@ def test_a_misspelt_name_is_an_attribute_error():
         from densenet_nb import DenseNet120  # noqa: F401
 
 
-@pytest.mark.parametrize(
-    ("before", "statement"),
-    [
-        ("", "import densenet_nb.models"),
-        ("", "densenet_nb.DenseNet121"),
-        ("import keras", ""),  # then importing the package starts everything
-        ("import tensorflow", "import densenet_nb.models"),
-    ],
-)
-def test_tensorflow_starts_quietly(before, statement):
+@pytest.mark.parametrize("before", ["keras", "tensorflow"])
+def test_tensorflow_starts_quietly_after(before):
     # What a user's own import prints before ours is not ours to hide: the mark comes after it.
-    mark = "import sys, os; sys.stderr.write('MARK'); sys.stderr.flush()"
+    mark = "import sys; sys.stderr.write('MARK'); sys.stderr.flush()"
     stdout, stderr = python(
-        f"{before}\n{mark}\nimport densenet_nb\n{statement}\n"
-        "import tensorflow as tf; print(tf.add(1, 1).numpy())"
+        f"import {before}\n{mark}\nimport densenet_nb.models\n"
+        "import keras, tensorflow as tf; print(tf.add(1, 1).numpy())\n"
+        "print(keras.saving.get_registered_object('densenet_nb>DenseBlock').__name__)"
     )
     assert stderr.split("MARK")[1] == ""
-    assert stdout == "2\n"
+    assert stdout == "2\nDenseBlock\n"
 
 
 def test_a_real_error_survives(tmp_path):
@@ -127,15 +127,6 @@ def test_the_last_lines_of_a_tensorflow_that_aborts_reach_the_terminal(where, tm
     )
     assert done.returncode == -signal.SIGABRT
     assert "compiled to use AVX instructions" in done.stderr
-
-
-def test_importing_needs_no_temporary_folder():
-    stdout, stderr = python(
-        "import tempfile\n"
-        "tempfile._candidate_tempdir_list = lambda: ['/nowhere']\n"
-        "import densenet_nb.models; print('imported')"
-    )
-    assert (stdout, stderr) == ("imported\n", "")
 
 
 def test_a_program_started_meanwhile_does_not_hold_us_up():
@@ -186,23 +177,6 @@ def test_importing_looks_for_a_gpu_only_where_there_is_none(
     assert looked == ([] if expected else ["GPU"])
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows forks no process")
-def test_a_forked_process_trains_after_the_import():
-    program = (
-        "import os, densenet_nb.models, numpy, warnings\n"
-        "warnings.simplefilter('ignore')\n"
-        "child = os.fork()\n"
-        "if child == 0:\n"
-        "    options = {'input_shape': (8, 8, 1), 'imagenet_stem': False, 'classes': 2}\n"
-        "    model = densenet_nb.models.DenseNet((1,), 4, **options)\n"
-        "    model.compile('sgd', 'sparse_categorical_crossentropy', jit_compile=False)\n"
-        "    model.train_on_batch(numpy.ones((2, 8, 8, 1)), numpy.zeros(2))\n"
-        "    os._exit(7)\n"
-        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
-    )
-    assert python(program)[0] == "7\n"
-
-
 @pytest.mark.parametrize(
     ("line", "noise"),
     [
@@ -237,21 +211,16 @@ def test_starts_without_a_standard_error():
     assert python("import densenet_nb.models; print('started')", True)[0] == "started\n"
 
 
-@pytest.mark.parametrize("where", ["environment", "keras.json"])
-def test_jax_needs_no_tensorflow(where, tmp_path):
-    environment = {"KERAS_HOME": str(tmp_path)}
-    if where == "environment":
-        environment["KERAS_BACKEND"] = "jax"
-    else:
-        (tmp_path / "keras.json").write_text('{"backend": "jax"}', encoding="utf-8")
+def test_jax_may_be_chosen_in_keras_json(tmp_path):
+    """(In the environment: test_processes.py.)"""
+    (tmp_path / "keras.json").write_text('{"backend": "jax"}', encoding="utf-8")
     program = (
-        "import densenet_nb, keras, numpy\n"
-        "model = densenet_nb.DenseNet((1,), 2, input_shape=(32, 32, 3), imagenet_stem=False)\n"
-        "print(keras.backend.backend(), model(numpy.zeros((1, 32, 32, 3))).shape)\n"
+        "import densenet_nb, keras\n"
+        "print(keras.backend.backend())\n"
         "print(*[name for name in sys.modules if name.split('.')[0] == 'tensorflow'])"
     )
-    stdout, stderr = python(BLOCK_TENSORFLOW + program, **environment)
-    assert stdout == "jax (1, 1000)\n\n"
+    stdout, stderr = python(BLOCK_TENSORFLOW + program, KERAS_HOME=str(tmp_path))
+    assert stdout == "jax\n\n"
     assert stderr == ""
 
 

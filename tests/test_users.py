@@ -2,8 +2,6 @@
 
 import pickle
 import re
-import subprocess
-import sys
 import warnings
 import zipfile
 
@@ -11,10 +9,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from equality import randomize, relative_error
+from equality import BLOCKS, peers, randomize, relative_error
 
-from densenet_nb import finetuning, layers, models, normalization, textbook
-from densenet_nb.configurations import CONFIGURATIONS, Configuration, cifar
+from densenet_nb import cost, finetuning, layers, models, normalization, textbook
+from densenet_nb.configurations import CONFIGURATIONS, Configuration, cifar, imagenet
 
 NETWORKS = ("DenseNet121", "DenseNet169", "DenseNet201")
 SHAPE = (64, 64, 3)
@@ -43,9 +41,7 @@ def test_any_size_of_at_least_the_stride(side, heights, axis):
 def test_unknown_sizes_take_any_size():
     """One network with None sizes; its outputs are keras.applications' for each size."""
     options = {"include_top": False, "pooling": "avg", "input_shape": (None, None, 3)}
-    ours = models.DenseNet121(**options)
-    theirs = keras.applications.DenseNet121(weights=None, **options)
-    theirs.set_weights(ours.get_weights())
+    ours, theirs = peers(**options)
     for sides in ((32, 32), (33, 47), (63, 32)):
         x = images(1, (*sides, 3))
         assert relative_error(np.array(ours(x)), np.array(theirs(x))) < 1e-5, sides
@@ -54,12 +50,11 @@ def test_unknown_sizes_take_any_size():
 # keras#7568: one or four channels; channels first
 
 
-@pytest.mark.parametrize(
-    ("channels", "parameters"), [(1, 8_056_232), (4, 8_065_640), (3, 8_062_504)]
-)
-def test_any_number_of_channels(channels, parameters):
-    model = models.DenseNet121(input_shape=(64, 64, channels))
-    assert model.count_params() == parameters
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_any_number_of_channels(channels):
+    """(The counts of DenseNet-121: test_cost.py.)"""
+    model = models.DenseNet((1, 1), 4, input_shape=(64, 64, channels))
+    assert model.count_params() == cost.parameters(imagenet((1, 1), 4), channels).total
     assert model(images(1, (64, 64, channels))).shape == (1, 1000)
 
 
@@ -79,13 +74,14 @@ def test_channels_first_is_refused():
 def test_two_networks_on_one_input():
     inputs = keras.Input(SHAPE)
     options = {"include_top": False, "pooling": "avg", "input_tensor": inputs}
-    first = models.DenseNet121(**options)
-    second = models.DenseNet169(**options)
-    twin = models.DenseNet121(name="twin", **options)
+    first = models.DenseNet((1, 1), 4, **options)
+    second = models.DenseNetCIFAR(10, 4, **options)
+    twin = models.DenseNet((1, 1), 4, name="twin", **options)
     outputs = keras.layers.Concatenate()([first.output, second.output, twin.output])
     model = keras.Model(inputs, outputs)
-    assert keras.Model(inputs, outputs[:, :2688]).output_shape == (None, 2688)
-    assert model.output_shape == (None, 2688 + 1024)
+    width = first.output_shape[1] + second.output_shape[1]
+    assert keras.Model(inputs, outputs[:, :width]).output_shape == (None, width)
+    assert model.output_shape == (None, width + twin.output_shape[1])
     names = [layer.name for layer in model.layers]
     assert len(set(names)) == len(names)
     x = images(1)
@@ -143,85 +139,50 @@ def test_an_images_answer_is_its_own(tmp_path):
         np.testing.assert_array_equal(old, new)
 
 
-# keras#11858, tensorflow#52986: the last batch is smaller than the number of replicas
-
-
-REPLICAS = """
-import keras
-import numpy as np
-import tensorflow as tf
-
-from densenet_nb import models
-
-keras.utils.set_random_seed(0)
-
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
-    model = models.DenseNet((1, 1), 4, input_shape=(8, 8, 1), imagenet_stem=False, classes=2)
-    model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
-
-
-def fit(count, drop_remainder=False):
-    images = np.random.default_rng(0).uniform(size=(count, 8, 8, 1)).astype("float32")
-    data = tf.data.Dataset.from_tensor_slices((images, np.arange(count) % 2))
-    before = model.get_weights()
-    model.fit(data.batch(4, drop_remainder), epochs=1, verbose=0)
-    assert not all(np.array_equal(a, b) for a, b in zip(before, model.get_weights()))
-
-
-fit(8)
-fit(9, drop_remainder=True)
-try:
-    fit(9)
-    print("trained")
-except tf.errors.InvalidArgumentError as error:
-    assert "drop_remainder=True" in str(error), error
-    print("refused")
-assert all(np.isfinite(weights).all() for weights in model.get_weights())
-"""
-
-
-def test_last_batch_smaller_than_the_replicas():
-    """Nine images in fours on two replicas: it trains or says drop_remainder; never a NaN.
-
-    Not with jit_compile: TensorFlow refuses XLA on two logical devices of one processor.
-    """
-    run = subprocess.run([sys.executable, "-c", REPLICAS], capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.splitlines()[-1] in ("trained", "refused")
-
-
 # keras-contrib#158: features by layer index break
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_features_by_name_equal_keras_applications(name, peers, tmp_path):
-    ours, theirs = peers(name, include_top=True)
+def features(network, names):
+    return keras.Model(network.input, [network.get_layer(name).output for name in names])
+
+
+def check_features(configuration, network, theirs):
+    table = models.keras_applications_names(configuration)
+    ours = features(network, [f"{network.name}_{name}" for name in table])
+    expected = features(theirs, table.values())(images(1))
+    for key, actual, right in zip(table, ours(images(1)), expected, strict=True):
+        assert relative_error(np.array(actual), np.array(right)) < 1e-5, key
+
+
+def test_features_by_name_equal_keras_applications(tmp_path):
+    ours, theirs = peers()
     randomize(ours)
     theirs.set_weights(ours.get_weights())
+    ours.save(tmp_path / "net.keras")
+    clone = keras.models.clone_model(ours)
+    clone.set_weights(ours.get_weights())
+    for network in (ours, keras.saving.load_model(tmp_path / "net.keras"), clone):
+        check_features(imagenet(BLOCKS), network, theirs)
+
+
+def test_features_of_121_by_name_equal_keras_applications(densenet121):
+    ours, theirs = densenet121
+    randomize(ours)
+    theirs.set_weights(ours.get_weights())
+    check_features(CONFIGURATIONS["DenseNet121"], ours, theirs)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_names_in_keras_applications(name):
     table = models.keras_applications_names(CONFIGURATIONS[name])
     for names in (("block1", "conv2_block6_concat"), ("transition3", "pool4_pool")):
         assert names in table.items()
     last = CONFIGURATIONS[name].blocks[-1]
     assert table["block4"] == f"conv5_block{last}_concat"
-    features = keras.Model(theirs.input, [theirs.get_layer(n).output for n in table.values()])
-    expected = features(images(1))
-    networks = [ours]
-    if name == "DenseNet121":  # the others have the same layers, only more of them
-        ours.save(tmp_path / "net.keras")
-        clone = keras.models.clone_model(ours)
-        clone.set_weights(ours.get_weights())
-        networks += [keras.saving.load_model(tmp_path / "net.keras"), clone]
-    for network in networks:
-        outputs = [network.get_layer(f"{network.name}_{n}").output for n in table]
-        maps = keras.Model(network.input, outputs)(images(1))
-        for key, actual, theirs_ in zip(table, maps, expected, strict=True):
-            assert relative_error(np.array(actual), np.array(theirs_)) < 1e-5, key
 
 
-def test_every_documented_name_is_a_layer(peers):
-    ours, theirs = peers("DenseNet121", include_top=True)
+def test_every_documented_name_is_a_layer(densenet121):
+    ours, theirs = densenet121
     for name, peer in models.keras_applications_names(CONFIGURATIONS["DenseNet121"]).items():
         expected = theirs.get_layer(peer).output.shape
         assert ours.get_layer(f"densenet121_{name}").output.shape == expected
@@ -405,24 +366,14 @@ def moves(model):
     """Return which arrays training may move, by their place: gradients and a pass forward."""
     trainable = {id(variable) for variable in model.trainable_variables}
     before = model.get_weights()
-    model(images(2, (32, 32, 3)), training=True)
+    model(images(2), training=True)
     moved = [not np.array_equal(*pair) for pair in zip(before, model.get_weights(), strict=True)]
     model.set_weights(before)
     return [id(w) in trainable or m for w, m in zip(model.weights, moved, strict=True)]
 
 
-@pytest.fixture(scope="module")
-def twins():
-    """DenseNet-121 of ours and of keras.applications, of equal weights."""
-    keras.utils.set_random_seed(0)
-    ours = models.DenseNet121(input_shape=(32, 32, 3), classes=2)
-    theirs = keras.applications.DenseNet121(weights=None, input_shape=(32, 32, 3), classes=2)
-    theirs.set_weights(ours.get_weights())
-    return ours, theirs
-
-
-def test_all_normalizations_and_all_convolutions_are_found(twins):
-    ours, theirs = twins
+def test_all_normalizations_and_all_convolutions_are_found(densenet121):
+    ours, theirs = densenet121
     assert (len(ours.layers), len(theirs.layers)) == (17, 429)  # as finetuning.py says
     for find, kind, variable in (
         (finetuning.normalizations, keras.layers.BatchNormalization, "gamma"),
@@ -434,13 +385,26 @@ def test_all_normalizations_and_all_convolutions_are_found(twins):
         shapes = [getattr(layer, variable).shape for layer in found]
         assert shapes == [getattr(layer, variable).shape for layer in recipe]
         assert [id(layer) for layer in find(theirs)] == [id(layer) for layer in recipe]
-        nested = keras.Sequential([keras.Input((32, 32, 3)), ours])
+        nested = keras.Sequential([keras.Input(SHAPE), ours])
         assert [id(layer) for layer in find(nested)] == [id(layer) for layer in found]
 
 
-def test_recipes_freeze_what_they_freeze_in_keras_applications(twins):
+def thaw(model):
+    """Make every part trainable; ``model.trainable = True`` leaves its layers as they are."""
+    for layer in model._flatten_layers():
+        layer.trainable = True
+
+
+@pytest.fixture
+def thawed(densenet121):
+    yield densenet121
+    for model in densenet121:
+        thaw(model)
+
+
+def test_recipes_freeze_what_they_freeze_in_keras_applications(thawed):
     """First all normalizations, then all up to the third transition, which they call pool4."""
-    ours, theirs = twins
+    ours, theirs = thawed
     for norm in finetuning.normalizations(ours):
         norm.trainable = False
     for layer in theirs.layers:
@@ -449,8 +413,8 @@ def test_recipes_freeze_what_they_freeze_in_keras_applications(twins):
     moved = moves(ours)
     assert moved == moves(theirs)
     assert sum(moved) == 120 + 2  # convolutions and the classifier
-    for model in twins:
-        model.trainable = True
+    for model in (ours, theirs):
+        thaw(model)
     finetuning.freeze_up_to(ours, "transition3")
     assert theirs.layers[312].name == "pool4_pool"
     for layer in theirs.layers[:313]:
@@ -458,8 +422,6 @@ def test_recipes_freeze_what_they_freeze_in_keras_applications(twins):
     moved = moves(ours)
     assert moved == moves(theirs)
     assert 0 < sum(moved) < len(moved)
-    for model in twins:
-        model.trainable = True
 
 
 def test_freezing_up_to_an_unknown_layer_freezes_nothing():
@@ -493,31 +455,26 @@ def test_a_kernel_regularizer_reaches_all_kernels_and_stays(memory_efficient, tm
         assert relative_error(gradient.numpy(), 1e-4 * kernel.numpy()) < 1e-5
 
 
-def test_guided_backpropagation_is_an_activation(twins):
+def test_guided_backpropagation_is_an_activation():
     """In place of swapping ``layer.activation``: build with it, and carry the weights over."""
-    ours, theirs = twins
-    del ours
 
     @tf.custom_gradient
     def guided_relu(x):
         return tf.nn.relu(x), lambda dy: dy * tf.cast(dy > 0, dy.dtype) * tf.cast(x > 0, dy.dtype)
 
-    guided = models.DenseNet121(input_shape=(32, 32, 3), classes=2, activation=guided_relu)
-    guided.set_weights(theirs.get_weights())
+    guided, theirs = peers(classes=2, activation=guided_relu)
     relus = [layer for layer in theirs.layers if getattr(layer, "activation", None) is not None]
     relus = [layer for layer in relus if layer.activation is keras.activations.relu]
-    assert len(relus) == 121
+    assert len(relus) == 1 + 2 * sum(BLOCKS) + 3 + 1
     saliency = []
     for layer in relus:
         layer.activation = guided_relu
     for model in (guided, theirs):
-        x = tf.constant(images(1, (32, 32, 3)))
+        x = tf.constant(images(1))
         with tf.GradientTape() as tape:
             tape.watch(x)
             score = model(x)[:, 0]
         saliency.append(np.array(tape.gradient(score, x)))
-    for layer in relus:
-        layer.activation = keras.activations.relu
     assert relative_error(*saliency) < 1e-3
 
 
@@ -593,33 +550,6 @@ def test_other_backends_are_refused_at_construction(backend, monkeypatch):
     ):
         with pytest.raises(ValueError, match=f"KERAS_BACKEND='{backend}'.*TensorFlow and JAX"):
             build()
-
-
-# Loading in a process that imports in another order, or not at all
-
-
-def test_models_load_in_isorts_order_and_pickles_load_anywhere(tmp_path):
-    """Saved, as JSON and pickled; a pickle even where the package was not imported."""
-    model = small()
-    model.save(tmp_path / "model.keras")
-    (tmp_path / "model.json").write_text(model.to_json())
-    (tmp_path / "model.pickle").write_bytes(pickle.dumps(model))
-    load = """
-import densenet_nb
-import keras
-model = keras.saving.load_model("model.keras")
-assert keras.models.model_from_json(open("model.json").read()).count_params()
-"""
-    unpickle = "import pickle; model = pickle.load(open('model.pickle', 'rb'))"
-    for program in (load, unpickle):
-        check = f"assert model.count_params() == {model.count_params()}"
-        done = subprocess.run(
-            [sys.executable, "-c", f"{program}\n{check}"],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
 
 
 # `quantize`: a warning for each layer that it passes over, which are all but Dense
