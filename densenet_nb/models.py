@@ -63,15 +63,14 @@ class DenseNetModel(keras.Model):
     imported this package.
     """
 
-    def compile(self, *args: Any, jit_compile: bool | str = "auto", **kwargs: Any) -> None:
-        """Configure training as ``keras.Model.compile`` does, without XLA unless it is asked for.
+    def _resolve_auto_jit_compile(self) -> bool:
+        """Decide for ``compile(jit_compile="auto")``; what is asked for plainly is not asked here.
 
-        Where TensorFlow sees a GPU, Keras's ``"auto"`` has XLA compile the whole step, for minutes.
-        The layers here have what is between their convolutions compiled by themselves.
+        Where TensorFlow sees a GPU, Keras would have XLA compile the whole step, for minutes. The
+        layers here have what is between their convolutions compiled by themselves. (There is no
+        public hook: Keras does not compile a loaded model whose ``compile`` is overridden.)
         """
-        if jit_compile == "auto" and keras.backend.backend() == "tensorflow":
-            jit_compile = False
-        super().compile(*args, jit_compile=jit_compile, **kwargs)
+        return keras.backend.backend() != "tensorflow" and super()._resolve_auto_jit_compile()
 
     def load_weights(
         self, filepath: str | os.PathLike, skip_mismatch: bool = False, **kwargs: Any
