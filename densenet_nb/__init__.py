@@ -42,7 +42,7 @@ from densenet_nb.models import (
 
 __version__ = "0.1.0"
 
-_LATER = ("data", "exercises", "plots")
+_LATER = ("data", "evaluation", "examples", "exercises", "plots", "recipes", "training")
 
 __all__ = [
     "DenseNet",
@@ -55,6 +55,8 @@ __all__ = [
     "configurations",
     "cost",
     "data",
+    "evaluation",
+    "examples",
     "exercises",
     "finetuning",
     "inference",
@@ -66,8 +68,10 @@ __all__ = [
     "paper",
     "plots",
     "probes",
+    "recipes",
     "records",
     "textbook",
+    "training",
     "weights",
 ]
 
