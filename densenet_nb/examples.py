@@ -9,7 +9,7 @@ of an epoch gets the same batches, whatever had been read ahead.
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -35,9 +35,9 @@ __all__ = [
     "from_folder",
     "from_tfds",
     "in_order",
-    "indices",
     "mirror_and_crop",
     "mirror_and_shift",
+    "order",
 ]
 
 SHIFT = 4
@@ -458,20 +458,9 @@ def _digest(file: Path) -> bytes:
 # Batches
 
 
-def indices(seed: int, step: int, batch_size: int, count: int) -> np.ndarray:
-    """Return which of `count` examples are in a step's batch: int64 (batch_size,).
-
-    Batches follow one another without a gap, and an epoch is `count` examples: each is seen once
-    in it, in an order of its own. So all batches have one size, and one may hold the end of an
-    epoch and the beginning of the next.
-    """
-    epochs, places = np.divmod(np.arange(step * batch_size, (step + 1) * batch_size), count)
-    return np.array([_order(seed, int(e), count)[p] for e, p in zip(epochs, places, strict=True)])
-
-
-@functools.lru_cache(4)
-def _order(seed: int, epoch: int, count: int) -> np.ndarray:
-    return np.random.default_rng([seed, epoch]).permutation(count)
+def order(seed: int, epoch: tf.Tensor, count: int) -> tf.Tensor:
+    """Return the order in which an epoch sees `count` examples: a permutation, int64 (count,)."""
+    return tf.random.experimental.stateless_shuffle(tf.range(count, dtype=tf.int64), [seed, epoch])
 
 
 def batches(
@@ -486,6 +475,10 @@ def batches(
     take: range = range(1),
 ) -> tf.data.Dataset:
     """Return the batches of `steps`, each a function of `seed` and its step alone.
+
+    They follow one another without a gap through epochs in which each example is seen once, in a
+    new order. So all have one size, and one may hold the end of an epoch and the beginning of the
+    next.
 
     Parameters
     ----------
@@ -514,21 +507,23 @@ def batches(
     size = tuple(examples.shape[:2] if size is None else size)
     augment, piece_size = AUGMENTATIONS[augmentation], batch_size // pieces
 
-    def plan() -> Iterator[tuple[int, int, np.ndarray]]:
-        for step in steps:
-            chosen = indices(seed, step, batch_size, len(examples)).reshape(pieces, piece_size)
-            for piece in take:
-                yield step, piece, chosen[piece]
+    epoch, skipped = divmod(steps.start * batch_size, len(examples))
+    chosen = tf.data.Dataset.range(epoch, np.iinfo(np.int64).max).flat_map(
+        lambda epoch: tf.data.Dataset.from_tensor_slices(order(seed, epoch, len(examples)))
+    )
+    chosen = chosen.skip(skipped).batch(batch_size).take(len(steps)).enumerate(steps.start)
+
+    def cut(step: tf.Tensor, chosen: tf.Tensor) -> tf.data.Dataset:
+        parts = tf.gather(tf.reshape(chosen, (pieces, piece_size)), list(take))
+        return tf.data.Dataset.from_tensor_slices((tf.fill([len(take)], step), list(take), parts))
 
     def read(step: tf.Tensor, piece: tf.Tensor, chosen: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         images, labels = examples.batch(chosen)
         draws = tf.random.stateless_uniform((pieces, piece_size, DRAWS), tf.stack([seed, step]))
         return augment(images, draws[piece], size), labels
 
-    number = tf.TensorSpec((), tf.int64)
-    signature = (number, number, tf.TensorSpec((piece_size,), tf.int64))
-    planned = tf.data.Dataset.from_generator(plan, output_signature=signature)
-    return planned.map(read, tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+    cut_up = chosen.flat_map(cut).map(read, tf.data.AUTOTUNE, deterministic=True)
+    return cut_up.prefetch(tf.data.AUTOTUNE)
 
 
 def in_order(

@@ -135,7 +135,7 @@ class Recipe:
         return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, rates)
 
     def optimizer(self, steps: int) -> keras.optimizers.Optimizer:
-        """Return the optimizer of a run of `steps` steps, for ``compile`` or a loop of one's own."""
+        """Return the optimizer of a run of `steps` steps, for any loop or ``compile``."""
         return NesterovSGD(self.schedule(steps), self.momentum, self.weight_decay)
 
 

@@ -186,7 +186,6 @@ class _Run:
         self.writes = self.strategy.extended.should_checkpoint
         resolver = self.strategy.cluster_resolver
         self.several_machines = resolver is not None and len(resolver.cluster_spec().jobs) > 0
-        self.rate = recipe.schedule(self.steps)
         self.step = self._traced_step()
         self.predict = evaluation.predictor(model)
 
@@ -356,7 +355,7 @@ class _Run:
             {
                 "epoch": len(state.rows) + 1,
                 "step": state.step,
-                "rate": float(self.rate(state.step - 1)),
+                "rate": self._rate(state.step - 1),
                 "loss": state.loss / state.seen,
                 "accuracy": state.correct / state.seen,
                 "test_loss": test.loss,
@@ -366,6 +365,9 @@ class _Run:
         state.start_epoch()
         if self.writes:
             history.write(self.folder, state.rows)
+
+    def _rate(self, step: int) -> float:
+        return self.recipe.rate_of(step, self.steps)
 
     def _end_of(self, epoch: int) -> int:
         """Return the step after which `epoch`, counted from 1, has ended."""
@@ -406,7 +408,7 @@ class _Run:
         self.checkpoint.restore(last)
         raise FloatingPointError(
             f"{why}, in epoch {len(self.state.rows) + 1}, at a learning rate of "
-            f"{float(self.rate(self.state.step)):g}. The model has the weights of {last} again. Take a "
+            f"{self._rate(self.state.step):g}. The model has the weights of {last} again. Take a "
             "lower rate, and another folder."
         )
 
@@ -421,8 +423,8 @@ class _Run:
                 raise
             raise RuntimeError(
                 f"another worker is gone (after {self.state.step} steps; {_first_line(error)}). "
-                "Start all workers again with the same call: they go on from the last checkpoint in "
-                f"{self.folder}."
+                "Start all workers again with the same call: they go on from the last checkpoint "
+                f"in {self.folder}."
             ) from error
 
 
@@ -472,23 +474,21 @@ def _require_built(model: keras.Model, recipe: Recipe) -> None:
     ]
     if differences:
         raise ValueError(
-            f"{model.name!r} is not built as the recipe says: {'; '.join(differences)}. Build it with "
-            "recipe.network(configuration, ...), or train it as it is with any_network=True."
+            f"{model.name!r} is not built as the recipe says: {'; '.join(differences)}. Build it "
+            "with recipe.network(configuration, ...), or train it as it is: any_network=True."
         )
 
 
 def _identity(model: keras.Model, data: Splits, recipe: Recipe, seed: int) -> dict[str, Any]:
     """Return what must be the same when a run goes on."""
-    shapes = str([(tuple(v.shape), v.dtype) for v in model.variables]) + str(
-        model.dtype_policy.name
-    )
+    arrays = [model.dtype_policy.name, *((tuple(v.shape), v.dtype) for v in model.variables)]
     return {
         **{f"recipe.{name}": value for name, value in dataclasses.asdict(recipe).items()},
         "training images": f"{data.train.name} ({data.train.fingerprint[:16]})",
         "test images": f"{data.test.name} ({data.test.fingerprint[:16]})",
         "mean and deviation": [data.train.mean, data.train.deviation],
         "network": f"{model.name}, {model.count_params():,} parameters "
-        f"({hashlib.sha256(shapes.encode()).hexdigest()[:16]})",
+        f"({hashlib.sha256(str(arrays).encode()).hexdigest()[:16]})",
         "seed": seed,
     }
 
