@@ -1,5 +1,6 @@
 """How well a network names images: top-1, top-5, confusion; of one crop, or of ten (Table 3)."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -80,20 +81,24 @@ def predictor(
     require_positive_integer("batch_size", batch_size)
     images_at_once = max(1, batch_size // 10) if ten_crop else batch_size
 
-    @tf.function
     def probabilities(images: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
         if not ten_crop:
             return tf.cast(model(center_crop(images, size), training=False), tf.float32)
-        crops = ten_crops(images, size)
+        crops = ten_crops(images, size)  # (b, 10, *size, channels)
         answers = model(tf.reshape(crops, [-1, *crops.shape[2:]]), training=False)
         logarithms = tf.math.log(tf.maximum(tf.cast(answers, tf.float32), np.finfo("f").tiny))
         logarithms = tf.reshape(logarithms, [-1, 10, answers.shape[-1]])
         return tf.nn.softmax(tf.reduce_mean(logarithms, axis=1))
 
+    @functools.cache
+    def traced(shape: tuple[int, int, int], size: tuple[int, int]) -> Callable:
+        function = tf.function(lambda images: probabilities(images, size), autograph=False)
+        return function.get_concrete_function(tf.TensorSpec((None, *shape), tf.float32))
+
     def predict(examples: Examples) -> tuple[np.ndarray, np.ndarray]:
-        size = network_size(model, examples)
+        function = traced(examples.shape, network_size(model, examples))
         batches = [
-            (probabilities(images, size).numpy(), labels.numpy())
+            (function(images).numpy(), labels.numpy())
             for images, labels in in_order(examples, images_at_once)
         ]
         return tuple(map(np.concatenate, zip(*batches, strict=True)))

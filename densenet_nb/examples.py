@@ -246,7 +246,7 @@ def from_folder(path: str | PathLike, side: int = 256, *, standardize: bool = Tr
     FileNotFoundError
         A part is not there or has no images.
     ValueError
-        A class is in one part only, a file is in both, or a file is no image.
+        A class is in one part only, a file is in both, or (seen while standardizing) no image.
     """
     require_positive_integer("side", side)
     root = Path(path).expanduser()
@@ -262,7 +262,12 @@ def from_folder(path: str | PathLike, side: int = 256, *, standardize: bool = Tr
     parts = [
         _from_files(*each, tuple(classes[0]), side) for each in zip(files, digests, strict=True)
     ]
-    return _standardized(*parts, ENOUGH) if standardize else Splits(*parts)
+    if not standardize:
+        return Splits(*parts)
+    try:
+        return _standardized(*parts, ENOUGH)
+    except tf.errors.InvalidArgumentError as error:
+        raise ValueError(f"{_undecodable(files[0])}: no image that can be read.") from error
 
 
 def _from_memory(builder: Any, split: str) -> Examples:
@@ -445,6 +450,16 @@ def _image_files(folder: Path) -> list[Path]:
             f"{folder}: no images there; {folder}/<class>/<name>{IMAGE_FILES[0]} is what is read."
         )
     return files
+
+
+def _undecodable(files: list[Path]) -> Path | None:
+    """Return the first file that is no image."""
+    for file in files:
+        try:
+            tf.io.decode_image(file.read_bytes(), expand_animations=False)
+        except tf.errors.InvalidArgumentError:
+            return file
+    return None
 
 
 def _digest(file: Path) -> bytes:

@@ -123,6 +123,10 @@ LAG = 8
 """Steps that may be under way on a device before their losses are looked at."""
 
 
+DAMAGED = (tf.errors.OpError, IndexError, RuntimeError, json.JSONDecodeError)
+"""What TensorFlow raises, and what JSON does, when a checkpoint is not as it was written."""
+
+
 class _State(tf.train.experimental.PythonState):
     """What a run has done so far, as it stands in its checkpoints: JSON."""
 
@@ -184,8 +188,8 @@ class _Run:
             state=self.state,
         )
         self.writes = self.strategy.extended.should_checkpoint
-        resolver = self.strategy.cluster_resolver
-        self.several_machines = resolver is not None and len(resolver.cluster_spec().jobs) > 0
+        _ = self.checkpoint.save_counter  # made now, on all machines
+        self.several_machines = self.strategy.cluster_resolver is not None
         self.step = self._traced_step()
         self.predict = evaluation.predictor(model)
 
@@ -210,7 +214,11 @@ class _Run:
     def resume(self) -> None:
         """Take the last good checkpoint, if there is one; else write the first."""
         folder = self.folder / "checkpoints"
-        self.manager = tf.train.CheckpointManager(self.checkpoint, str(folder), max_to_keep=3)
+        try:
+            self.manager = self._manager(folder)
+        except ValueError:  # the list of checkpoints is no list
+            (folder / "checkpoint").unlink()
+            self.manager = self._manager(folder)
         for leftover in folder.glob("*_temp*"):  # of a process that was killed while it saved
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         paths = self.manager.checkpoints or sorted(
@@ -221,7 +229,7 @@ class _Run:
             try:
                 self._restore(path)
                 break
-            except tf.errors.OpError as error:
+            except DAMAGED as error:
                 damaged.append(f"{path} ({_first_line(error)})")
         else:
             if damaged:
@@ -234,6 +242,9 @@ class _Run:
             warnings.warn(
                 f"damaged checkpoint, the one before it is used: {'; '.join(damaged)}", stacklevel=3
             )
+
+    def _manager(self, folder: Path) -> tf.train.CheckpointManager:
+        return tf.train.CheckpointManager(self.checkpoint, str(folder), max_to_keep=3)
 
     def _restore(self, path: str) -> None:
         """Take over a checkpoint of the same run; raise a ValueError if it is another's."""
@@ -487,7 +498,7 @@ def _identity(model: keras.Model, data: Splits, recipe: Recipe, seed: int) -> di
         "training images": f"{data.train.name} ({data.train.fingerprint[:16]})",
         "test images": f"{data.test.name} ({data.test.fingerprint[:16]})",
         "mean and deviation": [data.train.mean, data.train.deviation],
-        "network": f"{model.name}, {model.count_params():,} parameters "
+        "network": f"{model.count_params():,} parameters "
         f"({hashlib.sha256(str(arrays).encode()).hexdigest()[:16]})",
         "seed": seed,
     }
@@ -498,4 +509,7 @@ def _step_of(path: str) -> int:
 
 
 def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    """Return the kind of an error and the first line of its message that says something."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    said = [line for line in lines if not line.startswith(("Graph execution error", "Detected at"))]
+    return f"{type(error).__name__}: {(said or lines or [''])[0]}"

@@ -9,11 +9,13 @@ import hashlib
 import sys
 from pathlib import Path
 
+import densenet_nb._startup  # noqa: F401
+
 import keras
 import numpy as np
 import tensorflow as tf
 
-from densenet_nb import examples, recipes, training
+from densenet_nb import examples, models, recipes, training
 from densenet_nb.configurations import Configuration
 
 RECIPE = recipes.Recipe(epochs=4, batch_size=16, augmentation="shift")  # dropout 0.2
@@ -31,6 +33,26 @@ def data():
 def built(recipe=RECIPE, **options):
     keras.utils.set_random_seed(0)
     return recipe.network(NETWORK, input_shape=(8, 8, 1), classes=2, **options)
+
+
+def small(seed=0):
+    """Return a network that is traced at once; dropout and moving averages are in it."""
+    keras.utils.set_random_seed(seed)
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Flatten(),
+            layers.BatchNormalization(),
+            layers.Dropout(0.5),
+            layers.Dense(2, activation="softmax"),
+        ]
+    )
+
+
+def models_with(options):
+    """Return the network with options of `from_configuration` instead of a recipe's."""
+    return models.from_configuration(NETWORK, input_shape=(8, 8, 1), classes=2, **options)
 
 
 def digest(arrays):
