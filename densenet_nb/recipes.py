@@ -127,8 +127,10 @@ class Recipe:
         """Return the learning rate of one of `steps` steps, counted from 0."""
         return self.rate / 10 ** sum(step >= share * steps for share in self.drops)
 
-    def schedule(self, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
-        """Return the same as Keras's optimizers take it."""
+    def schedule(self, steps: int) -> float | keras.optimizers.schedules.LearningRateSchedule:
+        """Return the same for Keras's optimizers: a number, if the rate never drops."""
+        if not self.drops:
+            return self.rate
         # Keras's boundary is the last step with the old rate.
         boundaries = [math.ceil(share * steps) - 1 for share in self.drops]
         rates = [self.rate / 10**passed for passed in range(len(self.drops) + 1)]
