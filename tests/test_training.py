@@ -85,10 +85,10 @@ def latest(folder):
 class Child:
     """A real training process."""
 
-    def __init__(self, folder, save_seconds=0.0):
+    def __init__(self, folder, save_seconds=0.0, epochs=4):
         self.checkpoints = folder / "checkpoints"
         self.process = subprocess.Popen(
-            [sys.executable, PROGRAM, folder, str(save_seconds)],
+            [sys.executable, PROGRAM, folder, str(save_seconds), str(epochs)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

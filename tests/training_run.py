@@ -1,10 +1,11 @@
-"""A real training process for the tests to kill: ``python training_run.py FOLDER``.
+"""A real training process for the tests to kill: ``training_run.py FOLDER SAVE_SECONDS EPOCHS``.
 
 Dropout and augmentation are on. It prints a line when it begins to train, and at the end digests
 of all that must be equal in every bit: weights and moving averages, optimizer, dropout's
 generators, history.
 """
 
+import dataclasses
 import hashlib
 import sys
 from pathlib import Path
@@ -74,16 +75,16 @@ def digests(model, history, folder):
     }
 
 
-def main(folder, save_seconds):
+def main(folder, save_seconds, epochs):
     tf.config.experimental.enable_op_determinism()
     model, splits = built(), data()
     print("ready", flush=True)
-    history = training.train(
-        model, splits, RECIPE, folder, save_seconds=save_seconds, progress=False
-    )
+    recipe = dataclasses.replace(RECIPE, epochs=epochs)
+    options = {"save_seconds": save_seconds, "progress": False}
+    history = training.train(model, splits, recipe, folder, **options)
     for name, value in digests(model, history, folder).items():
         print(name, value, flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), float(sys.argv[2]))
+    main(Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]))
