@@ -1,8 +1,8 @@
 """DenseNet (arXiv 1608.06993) as a small Keras library, with the notebooks that explain it.
 
 Importing the package imports Keras, and TensorFlow with it, without its log lines, and registers
-the layers, so that Keras loads saved models of ours. `data`, `plots` and `exercises`, with TFDS
-and Matplotlib, are imported at their first use.
+the layers, so that Keras loads saved models of ours. What needs TFDS or Matplotlib (`data`,
+`training`, `plots`, `exercises`, …) is imported at its first use.
 """
 
 import logging

@@ -69,8 +69,10 @@ def train(
         As ``recipe.network`` builds it, with probabilities (batch, classes) for output. Built in
         the scope of a ``tf.distribute.MirroredStrategy`` or ``MultiWorkerMirroredStrategy``, it is
         trained on all of its devices: each normalizes with the statistics of its own share of the
-        batch, and the averages kept are the first device's. Several machines need `folder` on a
-        disk that all of them reach.
+        batch, and the averages kept are the first device's. So the losses are those of one device
+        where normalization is frozen, and near them otherwise. Several machines need `folder` on a
+        disk that all of them reach; TensorFlow notices a machine that ended at once, one that is
+        silent after the strategy's ``CommunicationOptions(timeout_seconds=…)``.
     data : Splits
         Such as ``examples.from_tfds("digits")``. The test images are named after each epoch.
     recipe : Recipe
@@ -90,7 +92,8 @@ def train(
     progress : bool
         Whether to show a bar, in a terminal or a notebook.
     on_epoch : callable, optional
-        Gets the row of the history after each epoch. It may raise: the same call then goes on.
+        Gets the row of the history after each epoch. It may raise: the same call then goes on, from
+        the last checkpoint.
 
     Returns
     -------
@@ -187,6 +190,7 @@ class _Run:
             seeds=[v.value for v in model.variables if v.name == "seed_generator_state"],
             state=self.state,
         )
+        self.good: str | None = None  # the last checkpoint that this process read or wrote
         self.writes = self.strategy.extended.should_checkpoint
         _ = self.checkpoint.save_counter  # made now, on all machines
         self.several_machines = self.strategy.cluster_resolver is not None
@@ -262,6 +266,7 @@ class _Run:
                 "or go on with what was begun there."
             )
         self.checkpoint.restore(path).assert_existing_objects_matched()
+        self.good = path
 
     # The steps
 
@@ -403,19 +408,18 @@ class _Run:
         if not _finite(self.model):
             self._stop_diverged(f"a weight is not finite after {self.state.step} steps")
         try:
-            self.manager.save(checkpoint_number=self.state.step)
+            self.good = self.manager.save(checkpoint_number=self.state.step)
         except (tf.errors.OpError, OSError) as error:
-            last = self.manager.latest_checkpoint
             raise OSError(
                 f"{self.folder}: the checkpoint of step {self.state.step} can't be written: "
                 f"{_first_line(error)}. "
-                + (f"{last} is whole: m" if last else "M")
+                + (f"{self.good} is whole: m" if self.good else "M")
                 + "ake room, and the same call goes on."
             ) from error
 
     def _stop_diverged(self, why: str) -> None:
         """Give the model its last good weights, and raise."""
-        last = tf.train.latest_checkpoint(self.folder / "checkpoints")
+        last = self.good or tf.train.latest_checkpoint(self.folder / "checkpoints")
         self.checkpoint.restore(last)
         raise FloatingPointError(
             f"{why}, in epoch {len(self.state.rows) + 1}, at a learning rate of "

@@ -271,39 +271,9 @@ def test_a_saved_model_goes_on_as_if_it_had_not_been_saved(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-REPLICAS = """
-import densenet_nb, keras, numpy as np, tensorflow as tf
-from densenet_nb.optimizer import NesterovSGD
-
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-
-
-def trained():
-    keras.utils.set_random_seed(0)
-    layers = [keras.layers.Dense(5, activation="tanh") for _ in range(3)]
-    model = keras.Sequential([keras.Input((4,)), *layers])
-    model.compile(NesterovSGD(0.05), "mse", jit_compile=False)
-    x, y = np.random.default_rng(0).normal(size=(16, 4)), np.ones((16, 5))
-    model.fit(x, y, batch_size=8, epochs=2, shuffle=False, verbose=0)
-    return model.get_weights() + [np.array(v) for v in model.optimizer.variables]
-
-
-alone = trained()
-with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
-    together = trained()
-for a, b in zip(alone, together, strict=True):
-    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
-"""
-
-
 def python(code):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-def test_two_replicas_make_the_steps_of_one():
-    python(REPLICAS)
 
 
 def test_on_jax_steps_are_those_of_the_rule():
