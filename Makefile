@@ -9,7 +9,7 @@ INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check
 NB ?= $(wildcard notebooks/[0-9]*.ipynb)
 
 .DEFAULT_GOAL := lab
-.PHONY: lab test notebooks look strict-matrix mutants bench bench-short lint lock clean
+.PHONY: lab test soak notebooks look strict-matrix mutants bench bench-short lint lock clean
 
 lab: $(VENV)/.requirements.lock
 	$(PY) tools/lab.py notebooks/00_start_here.ipynb
@@ -17,6 +17,10 @@ lab: $(VENV)/.requirements.lock
 test: $(VENV)/.requirements-test.lock
 	$(PY) -m pytest -n 2 --nbval notebooks/
 	$(PY) -m pytest -n 2 --dist worksteal tests/
+
+# Training killed at twenty random times, workers lost, more seeds: what takes too long for `test`.
+soak: $(VENV)/.requirements-test.lock
+	$(PY) -m pytest -n 2 tests/soak.py
 
 # Runs notebooks from cold kernels and saves their outputs; NB=notebooks/03_bottleneck.ipynb for one.
 notebooks: $(VENV)/.requirements-test.lock

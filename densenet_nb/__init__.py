@@ -1,8 +1,8 @@
 """DenseNet (arXiv 1608.06993) as a small Keras library, with the notebooks that explain it.
 
 Importing the package imports Keras, and TensorFlow with it, without its log lines, and registers
-the layers, so that Keras loads saved models of ours. `data`, `plots` and `exercises`, with TFDS
-and Matplotlib, are imported at their first use.
+the layers, so that Keras loads saved models of ours. What needs TFDS or Matplotlib (`data`,
+`training`, `plots`, `exercises`, …) is imported at its first use.
 """
 
 import logging
@@ -23,6 +23,7 @@ from densenet_nb import (
     layers,
     models,
     normalization,
+    optimizer,
     paper,
     probes,
     records,
@@ -41,7 +42,7 @@ from densenet_nb.models import (
 
 __version__ = "0.1.0"
 
-_LATER = ("data", "exercises", "plots")
+_LATER = ("data", "evaluation", "examples", "exercises", "plots", "recipes", "training")
 
 __all__ = [
     "DenseNet",
@@ -54,6 +55,8 @@ __all__ = [
     "configurations",
     "cost",
     "data",
+    "evaluation",
+    "examples",
     "exercises",
     "finetuning",
     "inference",
@@ -61,11 +64,14 @@ __all__ = [
     "load_model",
     "models",
     "normalization",
+    "optimizer",
     "paper",
     "plots",
     "probes",
+    "recipes",
     "records",
     "textbook",
+    "training",
     "weights",
 ]
 

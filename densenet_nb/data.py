@@ -12,7 +12,7 @@ import io
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -167,8 +167,8 @@ def load(
     if batch_size is not None:
         require_positive_integer("batch_size", batch_size)
     sources = {"data_dir": data_dir, "manual_dir": manual_dir, "download": download}
-    builder = _builder(name, data_dir)
-    shape = _image_feature(builder.info).shape
+    builder = find_builder(name, data_dir)
+    shape = image_feature(builder.info).shape
     if batch_size is not None and None in shape:
         raise ValueError(
             f"{name}: its images differ in size (shape {shape}), so no array holds several as they "
@@ -176,8 +176,8 @@ def load(
             "batch"
         )
 
-    builder = _prepared(name, builder, **sources)
-    scale = _scaling(builder.info)
+    builder = prepared(name, builder, **sources)
+    largest = largest_pixel(builder.info)
 
     def pipeline(part: str) -> tf.data.Dataset:
         dataset = builder.as_dataset(split=part, as_supervised=True)
@@ -185,7 +185,9 @@ def load(
             dataset = dataset.shuffle(_SHUFFLE_BUFFER, seed=seed)
         if batch_size is not None:
             dataset = dataset.batch(batch_size)
-        dataset = dataset.map(lambda x, y: (scale(x), y), num_parallel_calls=tf.data.AUTOTUNE)
+        dataset = dataset.map(
+            lambda x, y: (tf.cast(x, tf.float32) / largest, y), num_parallel_calls=tf.data.AUTOTUNE
+        )
         return dataset.prefetch(tf.data.AUTOTUNE)
 
     datasets = pipeline(split) if isinstance(split, str) else tuple(map(pipeline, split))
@@ -255,7 +257,7 @@ def photograph(name: str) -> np.ndarray:
     return load_sample_image(f"{name}.jpg")
 
 
-def _image_feature(info: tfds.core.DatasetInfo) -> tfds.features.Image:
+def image_feature(info: tfds.core.DatasetInfo) -> tfds.features.Image:
     """Return the feature that is the network's input, if the data set is labeled images."""
     keys = info.supervised_keys or ()
     kinds = tuple(type(info.features[key]) for key in keys if key in info.features)
@@ -267,16 +269,14 @@ def _image_feature(info: tfds.core.DatasetInfo) -> tfds.features.Image:
     return info.features[keys[0]]
 
 
-def _scaling(info: tfds.core.DatasetInfo) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Return the map from stored pixels to float32: integers to [0, 1], floats as they are."""
-    metadata = info.metadata or {}
-    dtype = _image_feature(info).np_dtype
+def largest_pixel(info: tfds.core.DatasetInfo) -> float:
+    """Return what stored pixels are divided by: integers become [0, 1], floats stay as they are."""
+    dtype = image_feature(info).np_dtype
     largest = np.iinfo(dtype).max if np.issubdtype(dtype, np.integer) else 1
-    max_pixel = metadata.get("max_pixel", largest)
-    return lambda images: tf.cast(images, tf.float32) / max_pixel
+    return (info.metadata or {}).get("max_pixel", largest)
 
 
-def _builder(name: str, data_dir: str | PathLike | None) -> tfds.core.DatasetBuilder:
+def find_builder(name: str, data_dir: str | PathLike | None) -> tfds.core.DatasetBuilder:
     """Return the builder of a data set of labeled images, on disk or not."""
     if not isinstance(name, str):
         raise ValueError(f"name={name!r}: must be a string, such as 'digits'")
@@ -293,11 +293,11 @@ def _builder(name: str, data_dir: str | PathLike | None) -> tfds.core.DatasetBui
         builder = tfds.builder(name, data_dir=data_dir)
     except AssertionError as error:  # an unknown version
         raise ValueError(str(error)) from error
-    _image_feature(builder.info)  # refuses what is no labeled images
+    image_feature(builder.info)  # refuses what is no labeled images
     return builder
 
 
-def _prepared(
+def prepared(
     name: str,
     builder: tfds.core.DatasetBuilder,
     data_dir: str | PathLike | None,
@@ -422,7 +422,7 @@ def _others(name: str, builder: tfds.core.DatasetBuilder, data_dir: str | PathLi
 def _call(name: str, builder: tfds.core.DatasetBuilder, **sources: Any) -> str:
     """Write out a call of `load` that works, with those of its arguments that are given."""
     written = [repr(name)]
-    if None in _image_feature(builder.info).shape:
+    if None in image_feature(builder.info).shape:
         written.append("batch_size=None")
     for key, value in sources.items():
         if value is True:
