@@ -38,7 +38,7 @@ strict-matrix: $(VENV)/.requirements-test.lock
 	taskset -c 0 $(PY) -m pytest --nbval notebooks/
 	PYTHONPATH=tests/tf32 $(PY) -m pytest --nbval notebooks/
 
-# Breaks the package in fifty ways, one at a time: the tests must notice each (tens of minutes).
+# Breaks the package in fifty ways, one at a time: the tests must notice each.
 mutants: $(VENV)/.requirements-test.lock
 	$(PY) tools/mutants.py
 
