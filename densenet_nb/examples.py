@@ -340,7 +340,8 @@ def _from_files(
     places = [f"{file.parent.name}/{file.name}" for file in files]
     digest = hashlib.sha256(f"{side}{places}{digests}".encode())
     shape = (side, side, 3)
-    return Examples(str(root), len(files), classes, shape, _each(one, shape), digest.hexdigest())
+    name = f"{root.parent.name}/{root.name}"
+    return Examples(name, len(files), classes, shape, _each(one, shape), digest.hexdigest())
 
 
 def _each(one: Callable, shape: tuple[int, int, int]) -> Fetch:

@@ -108,12 +108,13 @@ class Child:
         numbers = [re.fullmatch(r"ckpt-(\d+)\.index", name) for name in self.names()]
         return max((int(number[1]) for number in numbers if number), default=-1)
 
-    def kill_when(self, condition, seconds=120):
-        """Kill it as soon as `condition` holds."""
-        end = time.monotonic() + seconds
+    def kill_when(self, condition, wait=0.0):
+        """Kill it as soon as `condition` holds, or so many seconds later."""
+        end = time.monotonic() + 120
         while not condition():
             assert self.process.poll() is None, self.process.communicate()
             assert time.monotonic() < end
+        time.sleep(wait)
         self.process.kill()
         self.process.communicate()
         assert self.process.returncode == -signal.SIGKILL
