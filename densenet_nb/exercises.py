@@ -949,3 +949,30 @@ def check_kept_by_a_sum(answer: Callable[[str, int], int]) -> None:
                 known,
                 f"With n = {n} layers the {form} keeps {right[form]} maps, not {found}.",
             )
+
+
+@check
+def check_carries_old_rate(answer: Callable[[Any], bool]) -> None:
+    """Exercise 6.1: whether an optimizer's velocity contains the learning rate."""
+    import keras
+
+    from densenet_nb.optimizer import NesterovSGD
+
+    sgd = keras.optimizers.SGD
+    cases = (
+        (sgd(0.1, 0.9, nesterov=True), True, "Keras's SGD with Nesterov momentum"),
+        (NesterovSGD(0.1, 0.9, None), False, "NesterovSGD without decay: it has a velocity, and"),
+        (sgd(0.1, 0.9), True, "Keras's SGD with plain momentum"),
+        (sgd(0.1), False, "Keras's SGD without momentum: it has no velocity, and"),
+        (NesterovSGD(0.1, 0.9, 1e-2), False, "NesterovSGD with decay"),
+        (sgd(0.1, weight_decay=1e-2), False, "Keras's SGD with decay, without momentum"),
+    )
+    for optimizer, right, name in cases:
+        found = answer(optimizer)
+        expect(isinstance(found, (bool, np.bool_)), found, "True or False")
+        refuse(
+            not optimizer.built or not int(optimizer.iterations),
+            "You did no step with the optimizer. Measure: apply it to a variable of your own.",
+        )
+        verb = "carries" if right else "does not carry"
+        refuse(found != right, f"{name} {verb} the old rate; your experiment says otherwise.")
