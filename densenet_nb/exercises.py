@@ -949,3 +949,36 @@ def check_kept_by_a_sum(answer: Callable[[str, int], int]) -> None:
                 known,
                 f"With n = {n} layers the {form} keeps {right[form]} maps, not {found}.",
             )
+
+
+@check
+def check_carries_old_rate(answer: Callable[[Any], bool]) -> None:
+    """Exercise 6.1: whether an optimizer's velocity contains the learning rate."""
+    import keras
+
+    from densenet_nb.optimizer import NesterovSGD
+
+    sgd = keras.optimizers.SGD
+    carries = "still moves at the old rate after a drop; your experiment does not see it."
+    decays = "With decay, {} shrinks its weights, at the rate of the day: nothing old in that."
+    cases = (
+        (sgd(0.1, 0.9, nesterov=True), True, f"Keras's SGD with Nesterov momentum {carries}"),
+        (sgd(0.1, 0.9), True, f"Keras's SGD with plain momentum {carries}"),
+        (sgd(0.1), False, "An SGD without momentum remembers nothing."),
+        (
+            NesterovSGD(0.1, 0.9, None),
+            False,
+            "NesterovSGD has a velocity, so its weights coast; but at the rate of the day. That "
+            "something still moves is not enough: choose the new rate so that it tells.",
+        ),
+        (sgd(0.1, weight_decay=1e-2), False, decays.format("SGD")),
+        (NesterovSGD(0.1, 0.9, 1e-2), False, decays.format("NesterovSGD")),
+    )
+    for optimizer, right, misconception in cases:
+        found = answer(optimizer)
+        expect(isinstance(found, (bool, np.bool_)), found, "True or False")
+        refuse(
+            not int(optimizer.iterations),
+            "You did no step with the optimizer. Measure: apply it to a variable of your own.",
+        )
+        refuse(bool(found) != right, misconception)

@@ -151,5 +151,5 @@ paper_imagenet = Recipe(
     epochs=90, batch_size=256, drops=(1 / 3, 2 / 3), augmentation="crop", dropout_rate=0.0
 )
 
-quick = Recipe(epochs=12, dropout_rate=0.0)
+quick = Recipe(epochs=12, batch_size=32, dropout_rate=0.0)
 """For the embedded digits: half a minute on two cores."""

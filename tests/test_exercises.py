@@ -230,6 +230,26 @@ def same_sum(found, right):
 
 
 # check: [(wrong answer, words of its message), …]
+def carries_old_rate(decide, rate=0.0, gradient=1.0, start=0.0, steps=1):
+    """Return an experiment: `decide` by the last movement, at `rate`, and by the one before."""
+
+    def answer(sgd):
+        import keras
+
+        w = keras.Variable([start])
+        places = [start]
+        for step in range(steps + 1):
+            if step == steps:
+                sgd.learning_rate = rate
+            pull = gradient if step == steps else 1.0
+            sgd.apply([keras.ops.convert_to_tensor([pull])], [w])
+            places.append(float(w.value[0]))
+        *_, first, before, last = places
+        return decide(before - first, before - last)
+
+    return answer
+
+
 WRONG = {
     "check_layers_without_bottleneck": [
         (layers_without_bottleneck(lambda c, k: c < 4 * k), "begins to reduce something"),
@@ -478,6 +498,25 @@ WRONG = {
         (lambda n: up(up(n)), "after the stem"),
         (lambda n: 8, "224 pixels end as 7"),
     ],
+    "check_carries_old_rate": [
+        (lambda sgd: sgd.momentum > 0, "no step"),
+        (carries_old_rate(lambda before, moved: False), "Nesterov momentum still moves"),
+        (carries_old_rate(lambda before, moved: True), "without momentum remembers nothing"),
+        (carries_old_rate(lambda before, moved: moved != 0, rate=0.01), "remembers nothing"),
+        (
+            carries_old_rate(lambda before, moved: moved != 0, rate=0.01, gradient=0.0),
+            "so its weights coast",
+        ),
+        (
+            carries_old_rate(lambda before, moved: moved > 0.05, rate=0.01, start=1000.0),
+            "With decay, SGD shrinks",
+        ),
+        (
+            carries_old_rate(lambda before, moved: moved > 0.05, rate=0.01, start=100.0),
+            "With decay, NesterovSGD shrinks",
+        ),
+        (carries_old_rate(lambda before, moved: moved), "where True or False belongs"),
+    ],
 }
 
 
@@ -580,6 +619,7 @@ def test_every_check_is_used_in_a_notebook():
 
 
 OF_ARRAYS = {
+    "check_carries_old_rate",
     "check_commutes",
     "check_converter",
     "check_dense_block",
