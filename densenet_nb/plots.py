@@ -331,7 +331,7 @@ def error_against_cost(
                 )
     for axis, xlabel in zip(axes[0], xlabels, strict=True):
         axis.set(xlabel=xlabel)
-        axis.margins(x=0.12)  # room for the names
+        axis.margins(x=0.12, y=0.1)  # room for the names
     axes[0, 0].set(ylabel=ylabel)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
