@@ -7,6 +7,7 @@ says more than a verdict could.
 """
 
 import functools
+import itertools
 import math
 import textwrap
 import time
@@ -594,6 +595,89 @@ def check_dense_block_parameters(answer: Callable[[int, int, int], int]) -> None
             misconceptions,
             f"For k0 = {k0}, {num_layers} layers and k = {k} the block has {right:,} trainable "
             "parameters: add 2 c + 4 c k + 8 k + 36 k² over its layers, c = k0, k0 + k, …",
+        )
+
+
+@check
+def check_misled(answer: Callable[[np.ndarray, int], float]) -> None:
+    """Exercise 7.1: how often a few seeds say the opposite of all."""
+    for differences, n in (((4, -4, 3, -2, 2), 2), ((2, -3, 1, -2, -4), 3)):
+        sign = np.sign(sum(differences))
+        signed = [sign * difference for difference in differences]
+        every = list(itertools.combinations(signed, n))
+
+        def share(subsets: list, opposite: Callable[[Any], bool]) -> float:
+            return float(np.mean([opposite(chosen) for chosen in subsets]))
+
+        def against(chosen: Sequence[float]) -> bool:
+            return sum(chosen) < 0
+
+        right = share(every, against)
+        misconceptions = {
+            "This is the number of subsets; their share is asked for.": right * len(every),
+            "This is in percent; a share lies between 0 and 1.": 100 * right,
+            "These subsets agree with all seeds; count the others.": 1 - right,
+            "The mean of all may be negative, too. Then the subsets with a positive mean have the "
+            "other sign.": share(list(itertools.combinations(differences, n)), against),
+            "A mean of 0 has no sign, so it does not say the opposite.": share(
+                every, lambda chosen: sum(chosen) <= 0
+            ),
+            "Here a seed may be drawn twice. A subset has each seed once.": share(
+                list(itertools.product(signed, repeat=n)), against
+            ),
+            "Only neighbors were taken together; take every subset of the seeds.": share(
+                [signed[i : i + n] for i in range(len(signed) - n + 1)], against
+            ),
+            "Here the seeds of a subset vote. The rule compares their mean with 0.": share(
+                every, lambda chosen: sum(d < 0 for d in chosen) > len(chosen) / 2
+            ),
+            "These are single seeds, whatever n is.": share([[d] for d in signed], against),
+        }
+        found = number(answer(np.array(differences, float), n))
+        for message, wrong in misconceptions.items():
+            refuse(math.isclose(found, wrong) and not math.isclose(found, right), message)
+        refuse(
+            not math.isclose(found, right),
+            f"For {differences} and n = {n} the share is {right:.4f}, not {found:.4f}: of "
+            f"{len(every)} subsets, those whose mean has the other sign.",
+        )
+
+
+@check
+def check_equal_memory(answer: Callable[[int], int]) -> None:
+    """Exercise 7.2: the widest ResNet that keeps no more than a DenseNet in training."""
+    from densenet_nb import cost
+    from densenet_nb.configurations import Configuration
+
+    # Values that textbook.StagedResNet((2, 2), width, (8, 8, 1), 10) keeps for an image: so many
+    # for each channel of its width, and the image and the softmax.
+    per_channel, others = 998, 8 * 8 + 10
+    for k in (11, 6):
+        dense = Configuration((2, 2), k, 2 * k, imagenet_stem=False)
+        kept, lean = (
+            cost.activation_bytes(dense, 8, 8, 1, 10, memory_efficient=efficient) // 4
+            for efficient in (False, True)
+        )
+        right = (kept - others) // per_channel
+        misconceptions = {
+            right + 1: "One too wide: it keeps more than the DenseNet. Round down.",
+            (lean - others) // per_channel: "That much keeps a DenseNet with "
+            "memory_efficient=True. Build the one of stock layers.",
+            (2 * kept - others) // per_channel: "The DenseNet's bytes are those of two images here "
+            "and the ResNet's those of one: use the same batch for both.",
+        }
+        if k == 11:  # noqa: PLR2004
+            misconceptions |= {
+                12: "That is the ResNet with equal parameters. It keeps much less.",
+                15: "That is the ResNet with equal multiply-adds. It keeps much less.",
+            }
+        found = number(answer(k))
+        compare(
+            found,
+            right,
+            misconceptions,
+            f"For k = {k} the widest ResNet that keeps no more than the DenseNet is {right} "
+            f"channels wide, not {found}: measure both with probes.kept_bytes.",
         )
 
 

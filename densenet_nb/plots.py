@@ -34,6 +34,7 @@ __all__ = [
     "crossing_lines",
     "dense_layer_bars",
     "effect_of_epsilon",
+    "error_against_cost",
     "errors_by_stage",
     "feature_maps",
     "gradient_against_depth",
@@ -292,6 +293,48 @@ def paired_differences(
     axes.set(xlabel=xlabel, yticks=range(len(differences)), yticklabels=differences)
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
+    return figure
+
+
+@plt.rc_context(STYLE)
+def error_against_cost(
+    families: Mapping[str, Mapping[str, Sequence[float]]], xlabels: Sequence[str], ylabel: str
+) -> Figure:
+    """Draw the errors of families of networks against what the networks cost, a panel a cost.
+
+    Parameters
+    ----------
+    families : mapping of str to mapping of str to sequence of float
+        Name in the legend; then network, and its costs in the order of the panels, its error and
+        the standard error of that. A family whose standard errors are all 0 has no bars.
+    xlabels : sequence of str
+        What each cost is, with its unit.
+    ylabel : str
+        What the errors are, with their unit.
+    """
+    width = 1 + 4.5 * len(xlabels)
+    figure, axes = plt.subplots(1, len(xlabels), figsize=(width, 4), sharey=True, squeeze=False)
+    for (family, networks), marker in zip(families.items(), "osD^v", strict=False):
+        *costs, errors, bars = np.transpose(list(networks.values()))
+        for axis, cost in zip(axes[0], costs, strict=True):
+            yerr = bars if bars.any() else None
+            container = axis.errorbar(cost, errors, yerr, marker=marker, capsize=3, label=family)
+            color = container.lines[0].get_color()
+            for network, *place in zip(networks, cost, errors, strict=True):
+                axis.annotate(
+                    network,
+                    place,
+                    (5, 5),
+                    textcoords="offset points",
+                    color=color,
+                    fontsize="small",
+                )
+    for axis, xlabel in zip(axes[0], xlabels, strict=True):
+        axis.set(xlabel=xlabel)
+        axis.margins(x=0.12, y=0.1)  # room for the names
+    axes[0, 0].set(ylabel=ylabel)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
     return figure
 
 

@@ -3,6 +3,7 @@
 The solutions are those folded into the notebooks, run from there: one source.
 """
 
+import itertools
 import json
 import math
 import re
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from densenet_nb import exercises
+from densenet_nb import cost, exercises
 from densenet_nb.configurations import Configuration
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
@@ -219,6 +220,31 @@ def block_test(layers=3, same=False, wanted=None, agrees=None, make=None, positi
 def total(seed, x):
     """Map x to two maps that do not tell its channels apart."""
     return (seed + 1) * np.repeat(x.sum(-1, keepdims=True), 2, axis=-1)
+
+
+def misled(
+    subsets=itertools.combinations,
+    opposite=lambda chosen, sign: sign * chosen.mean() < 0,
+    end=lambda found: np.mean(found),
+):
+    """Return the share of subsets that point the other way, right but for the arguments."""
+
+    def answer(differences, n):
+        sign = np.sign(differences.mean())
+        return end([opposite(np.array(chosen), sign) for chosen in subsets(differences, n)])
+
+    return answer
+
+
+def equal_memory(kept=lambda maps: maps, lean=False, end=math.floor):
+    """Return the width of equal memory, right but for what the arguments change."""
+
+    def answer(k):
+        network = Configuration((2, 2), k, 2 * k, imagenet_stem=False)
+        count = cost.activation_bytes(network, 8, 8, 1, 10, memory_efficient=lean)
+        return end((kept(count / 4) - 74) / 998)
+
+    return answer
 
 
 def same_shape(found, right):
@@ -474,6 +500,27 @@ WRONG = {
         (kept_by_a_sum(concatenation=lambda n: 512 * 8 * n * n), "These are bytes"),
         (kept_by_a_sum(concatenation=lambda n: 7), "the concatenation keeps 32 maps, not 7"),
     ],
+    "check_misled": [
+        (misled(end=sum), "the number of subsets"),
+        (misled(end=lambda found: 100 * np.mean(found)), "in percent"),
+        (misled(opposite=lambda chosen, sign: sign * chosen.mean() >= 0), "agree with all"),
+        (misled(opposite=lambda chosen, sign: chosen.mean() < 0), "may be negative, too"),
+        (misled(opposite=lambda chosen, sign: sign * chosen.mean() <= 0), "has no sign"),
+        (misled(lambda d, n: itertools.product(d, repeat=n)), "drawn twice"),
+        (misled(lambda d, n: [d[i : i + n] for i in range(len(d) - n + 1)]), "Only neighbors"),
+        (misled(opposite=lambda chosen, sign: np.mean(sign * chosen < 0) > 0.5), "vote"),
+        (misled(lambda d, n: d[:, None]), "single seeds"),
+        (lambda differences, n: 0.6, "the share is 0.3000, not 0.6000"),
+    ],
+    "check_equal_memory": [
+        (equal_memory(end=math.ceil), "One too wide"),
+        (equal_memory(lean=True), "memory_efficient=True"),
+        (equal_memory(lambda maps: 2 * maps), "use the same batch"),
+        (lambda k: 12, "equal parameters"),
+        (lambda k: 15, "equal multiply-adds"),
+        (lambda k: 30, "For k = 6 the widest"),
+        (lambda k: 20, "30 channels wide, not 20"),
+    ],
     "check_is_dense_block": [
         (lambda tested: True, "returns the last layer's maps only"),
         (lambda tested: False, "refuses a dense block that keeps a list"),
@@ -586,6 +633,12 @@ def test_the_measurement_of_exercise_2_1_tells_a_copy_from_a_conversion(capsys):
     copied, converted = (float(line.split()[0]) for line in capsys.readouterr().out.splitlines())
     assert copied > 0.1
     assert converted < 1e-5
+
+
+def test_the_measurement_of_exercise_7_1_counts_the_subsets_that_mislead(capsys):
+    differences = {"a": np.array([3.0, 1.0, -1.0, 2.0])}
+    exec(folded("07", "exercise-misled-text")[1], {"differences": differences})
+    assert capsys.readouterr().out == "a: one seed 25%, three seeds 0%\n"
 
 
 @pytest.mark.parametrize(("name", "argument", "solution", "stub"), IN_NOTEBOOKS)

@@ -107,6 +107,28 @@ def test_paired_differences_of_one_seed_have_no_bar(recwarn):
     assert not recwarn.list
 
 
+def test_error_against_cost_draws_each_family_against_each_cost():
+    families = {
+        "a": {"small": [1, 10, 9.0, 0.5], "large": [2, 40, 7.0, 0.25]},
+        "b": {"quoted": [3, 20, 8.0, 0]},
+    }
+    figure = plots.error_against_cost(families, ["parameters", "multiply-adds"], "error (%)")
+    drawn = [
+        [container.lines[0].get_xydata().tolist() for container in axes.containers]
+        for axes in figure.axes
+    ]
+    assert drawn == [[[[1, 9], [2, 7]], [[3, 8]]], [[[10, 9], [40, 7]], [[20, 8]]]]
+    for axes, xlabel in zip(figure.axes, ["parameters", "multiply-adds"], strict=True):
+        assert axes.get_xlabel() == xlabel
+        assert [text.get_text() for text in axes.texts] == ["small", "large", "quoted"]
+        (bars,), no_bars = (container.lines[2] for container in axes.containers)
+        assert [s[:, 1].tolist() for s in bars.get_segments()] == [[8.5, 9.5], [6.75, 7.25]]
+        assert no_bars == ()
+    assert figure.axes[0].get_ylabel() == "error (%)"
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "b"]
+
+
 def labeled(figure):
     """Return the axes of a figure, each of which must have both its labels."""
     assert all(axes.get_xlabel() and axes.get_ylabel() for axes in figure.axes)

@@ -10,7 +10,7 @@ import recording
 import resnet_and_densenet as benchmark
 import trainer
 
-from densenet_nb import cost
+from densenet_nb import cost, records
 from densenet_nb.configurations import Configuration
 
 (CASE, TRIO) = benchmark.SHORT[0]
@@ -207,3 +207,26 @@ def test_a_data_set_that_is_not_there_is_named_and_the_others_go_on(monkeypatch,
     said = capsys.readouterr().out
     assert "fashion_mnist, images 10000, steps 1563: left out. not there" in said
     assert "[123/123] digits" in said
+
+
+def test_what_is_recorded_is_what_the_program_would_do():
+    record = records.read(benchmark.OUTPUT.stem)
+    assert record["settings"] == {"recipe": benchmark.RECIPE}
+    seeds = 1 + max(run["seed"] for run in benchmark.matching(record, {"part": "test"}))
+    planned = set()
+    for case, networks in benchmark.CASES:
+        tested = {"digits": 360, "fashion_mnist": 10_000}[case["data"]]
+        scored = {"validation": benchmark.RECIPE["validation_images"], "test": tested}
+        rates = {json.dumps(n): benchmark.chosen_rate(record, case, n) for n in networks}
+        for network, seed, part, rate in benchmark.plan(case, networks, seeds):
+            rate = rate or rates[json.dumps(network)]
+            about = {"seed": seed, "part": part, "rate": rate, "of": scored[part]}
+            about |= counted(network, shape(case["data"]))
+            planned.add(json.dumps(case | network | about, sort_keys=True))
+    measured = {"correct", "cross_entropy"}
+    done = [
+        json.dumps({name: run[name] for name in run.keys() - measured}, sort_keys=True)
+        for run in record["runs"]
+    ]
+    assert len(set(done)) == len(done), "a run is recorded twice"
+    assert set(done) <= planned
