@@ -17,7 +17,7 @@ digits need ten: with three the choice was luck, and cost a ResNet two points. A
 with the smallest networks, was far worse.)
 
 A case is finished before the next begins, a seed before the next seed. The file is written anew
-after each run. Run the same command again to go on where it stopped. The digits take about 80
+after each run. Run the same command again to go on where it stopped. The digits take about 100
 minutes of one processor core, Fashion-MNIST two hours and a quarter.
 """
 

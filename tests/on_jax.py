@@ -11,6 +11,7 @@ from equality import peers, plain_and_lean, relative_error, reset_seeds
 
 from densenet_nb import models, textbook
 from densenet_nb.configurations import Configuration
+from densenet_nb.optimizer import NesterovSGD
 
 IMAGES = np.random.default_rng(0).uniform(size=(16, 8, 8, 1)).astype("float32")
 LABELS = np.arange(16) % 2
@@ -94,3 +95,15 @@ def check_the_recomputation_is_not_merged_away():
 
 def check_nothing_imported_tensorflow():
     assert not [name for name in sys.modules if name.split(".")[0] == "tensorflow"]
+
+
+def check_the_optimizer_follows_its_rule():
+    """One variable after the other here, under XLA."""
+    weights, sgd = keras.Variable([1.0, 2.0]), NesterovSGD(0.1, 0.9, 0.1)
+    x, v = np.array([1.0, 2.0]), 0.0
+    for _ in range(2):
+        sgd.apply([keras.ops.array([1.0, -1.0])], [weights])
+        g = np.array([1.0, -1.0]) + 0.1 * x
+        v = 0.9 * v + g
+        x = x - 0.1 * (g + 0.9 * v)
+    np.testing.assert_allclose(weights.numpy(), x, rtol=1e-6)

@@ -1,8 +1,5 @@
 """The authors' rule: equal to NumPy's and Torch's, many variables at once or one by one."""
 
-import subprocess
-import sys
-
 import densenet_nb._startup  # noqa: F401
 
 import keras
@@ -10,7 +7,6 @@ import numpy as np
 import pytest
 import sgd_against_torch as torch_
 import tensorflow as tf
-from test_backends import JAX
 
 from densenet_nb import models, optimizer, records
 from densenet_nb.optimizer import NesterovSGD
@@ -269,26 +265,6 @@ def test_a_saved_model_goes_on_as_if_it_had_not_been_saved(tmp_path):
             each.train_on_batch(*batch)
     for a, b in zip(model.get_weights(), reloaded.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
-
-
-def python(code):
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-def test_on_jax_steps_are_those_of_the_rule():
-    """One by one there, under XLA."""
-    python(
-        JAX + "import densenet_nb, keras, numpy as np\n"
-        "from densenet_nb.optimizer import NesterovSGD\n"
-        "w, sgd = keras.Variable([1.0, 2.0]), NesterovSGD(0.1, 0.9, 0.1)\n"
-        "for _ in range(2):\n    sgd.apply([keras.ops.array([1.0, -1.0])], [w])\n"
-        "x, v = np.array([1.0, 2.0]), 0.0\n"
-        "for _ in range(2):\n"
-        "    g = np.array([1.0, -1.0]) + 0.1 * x\n    v = 0.9 * v + g\n"
-        "    x = x - 0.1 * (g + 0.9 * v)\n"
-        "np.testing.assert_allclose(w.numpy(), x, rtol=1e-6)\n"
-    )
 
 
 # Bad input
