@@ -182,7 +182,7 @@ def keras_training(workload: Workload) -> Callable[[], Any]:
 def keras_fit(workload: Workload) -> Callable[[], Any]:
     """Return ``fit`` on a data set of one batch, right after ``compile``, as users call it.
 
-    Where there is a GPU, Keras compiles with XLA then.
+    Where there is a GPU, Keras then has XLA compile the step of the peers, not of ours.
     """
     model = _compiled(workload)
 

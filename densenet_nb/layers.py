@@ -31,7 +31,6 @@ from densenet_nb.engine.statistics import (
     moments,
     moving_together,
     require_images,
-    uses_kernel,
 )
 from densenet_nb.normalization import (
     BatchNormalization,
@@ -416,9 +415,11 @@ class DenseBlock(_Part):
         return x
 
     def _compiles(self, x: Any) -> bool:
-        functions = [function for layer in self.dense_layers for function in layer.functions]
-        plain = all(function.plain for function in functions)
-        return plain and uses_kernel(x) and compiled.serves(x)
+        served = all(part.plain and part.norm.uses_kernel(x) for part in self._functions())
+        return served and compiled.serves(x)
+
+    def _functions(self) -> list[CompositeFunction]:
+        return [function for layer in self.dense_layers for function in layer.functions]
 
     def _compiled(self, x: Any) -> Any:
         first, *_ = self.dense_layers[0].functions
@@ -429,9 +430,8 @@ class DenseBlock(_Part):
             epsilon=first.norm.epsilon,
             memory_efficient=self.memory_efficient,
         )
-        functions = (function for layer in self.dense_layers for function in layer.functions)
         with moving_together():
-            for function, statistics in zip(functions, used, strict=True):
+            for function, statistics in zip(self._functions(), used, strict=True):
                 function.norm.move_averages(x, statistics)
         return maps
 
@@ -499,9 +499,9 @@ class Transition(_Part):
     def _map(self, x: Any, training: bool | None) -> Any:
         if training and self.function.dropout.rate > 0:
             return self.pool(self.function(x, training=training))
-        plain = self.function.plain and all(x.shape[1:])
-        if training and plain and uses_kernel(x) and compiled.serves(x):
-            norm = self.function.norm
+        norm = self.function.norm
+        served = self.function.plain and norm.uses_kernel(x) and all(x.shape[1:])
+        if training and served and compiled.serves(x):
             outputs, statistics = compiled.normalize(
                 x,
                 norm.gamma.value,

@@ -126,7 +126,12 @@ def test_last_batch_of_an_epoch_may_be_short(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "options", [{"dropout_rate": 0.5}, {"activation": keras.layers.PReLU(shared_axes=[1, 2])}]
+    "options",
+    [
+        {"dropout_rate": 0.5},
+        {"activation": keras.layers.PReLU(shared_axes=[1, 2])},
+        {"dtype": "bfloat16"},  # its γ and β are in half precision too
+    ],
 )
 def test_what_is_more_than_plain_goes_another_way(options, blocks):
     layers.DenseBlock(1, 3, **options)(IMAGES, training=True)

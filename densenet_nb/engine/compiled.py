@@ -21,9 +21,11 @@ import densenet_nb._startup  # noqa: F401
 import tensorflow as tf
 
 from densenet_nb.engine.composite import SAME, kernel_gradient
+from densenet_nb.engine.kernels import statistics_gradient
 from densenet_nb.engine.statistics import (
     Statistics,
     differentiable_once,
+    inverse_count,
     require_images,
     uses_kernel,
 )
@@ -70,10 +72,7 @@ def parts(activation: Callable, epsilon: float, pooled: bool = False) -> Parts:
     def gradients(
         upstream: tf.Tensor, x: tf.Tensor, vectors: tf.Tensor, statistics: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Return those of `x` at given statistics, of the vectors and of the statistics.
-
-        With r = 1 / √(variance + ε) those of the mean and the variance are −γ r ∂β and −½ γ r² ∂γ.
-        """
+        """Return those of `x` at given statistics, of the vectors and of the statistics."""
         scale, offset = _scale_and_offset(vectors, statistics, epsilon)
         mean, variance = tf.unstack(statistics)
         r = tf.math.rsqrt(variance + epsilon)
@@ -85,8 +84,8 @@ def parts(activation: Callable, epsilon: float, pooled: bool = False) -> Parts:
         dnormalized = tape.gradient(outputs, normalized, tf.cast(upstream, tf.float32))
         dbeta = tf.reduce_sum(dnormalized, PIXELS)
         dgamma = tf.reduce_sum(dnormalized * (x - mean), PIXELS) * r
-        dstatistics = tf.stack([-scale * dbeta, -0.5 * scale * r * dgamma])
-        return dnormalized * scale, tf.stack([dgamma, dbeta]), dstatistics
+        more = statistics_gradient(vectors[0], variance, dgamma, dbeta, epsilon=epsilon)
+        return dnormalized * scale, tf.stack([dgamma, dbeta]), tf.stack(more)
 
     @_compiled
     def moments(x: tf.Tensor) -> tf.Tensor:
@@ -174,8 +173,7 @@ def _moments(x: tf.Tensor) -> tf.Tensor:
 
 def _moments_gradient(x: tf.Tensor, statistics: tf.Tensor, dstatistics: tf.Tensor) -> tf.Tensor:
     """Return ∂x = (∂m + 2 (x − m) ∂v) / n, in float32."""
-    share = 1 / tf.cast(tf.size(x[..., 0], tf.int64), tf.float32)
-    dmean, dvariance = tf.unstack(dstatistics * share)
+    dmean, dvariance = tf.unstack(dstatistics * inverse_count(x, tf.float32))
     return dmean + 2 * (tf.cast(x, tf.float32) - statistics[0]) * dvariance
 
 
