@@ -25,7 +25,9 @@ def test_killed_at_twenty_random_times(tmp_path):
         child = Child(tmp_path / "killed", epochs=20)
         further = child.steps() + rng.integers(1, 20) if rng.uniform() < 0.75 else -1
         child.process.stdout.readline()  # "ready"
-        child.kill_when(lambda: child.steps() >= further, wait=rng.uniform(0, 0.2))  # noqa: B023
+        child.wait_for(lambda: child.steps() >= further)  # noqa: B023
+        time.sleep(rng.uniform(0, 0.2))
+        child.kill()
         reached.append(child.steps())
     assert len(set(reached)) > KILLS / 2, reached
     assert reached[-1] < 250

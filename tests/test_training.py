@@ -108,16 +108,30 @@ class Child:
         numbers = [re.fullmatch(r"ckpt-(\d+)\.index", name) for name in self.names()]
         return max((int(number[1]) for number in numbers if number), default=-1)
 
-    def kill_when(self, condition, wait=0.0):
-        """Kill it as soon as `condition` holds, or so many seconds later."""
+    def wait_for(self, condition):
         end = time.monotonic() + 120
         while not condition():
             assert self.process.poll() is None, self.process.communicate()
             assert time.monotonic() < end
-        time.sleep(wait)
+
+    def kill(self):
         self.process.kill()
         self.process.communicate()
         assert self.process.returncode == -signal.SIGKILL
+
+    def kill_when(self, condition):
+        """Kill it while `condition` holds: a save may be over a moment after it was seen."""
+        self.wait_for(lambda: condition() and self.stopped(condition))
+        self.kill()
+
+    def stopped(self, condition):
+        """Stop it, and let it go on if `condition` no longer holds."""
+        self.process.send_signal(signal.SIGSTOP)
+        time.sleep(0.01)  # until each of its threads has stopped
+        if not condition():
+            self.process.send_signal(signal.SIGCONT)
+            return False
+        return True
 
     def digests(self):
         printed, said = self.process.communicate()
