@@ -205,7 +205,7 @@ def test_a_data_set_that_is_not_there_is_named_and_the_others_go_on(monkeypatch,
     monkeypatch.setattr("sys.argv", ["program", "--seeds", "1"])
     benchmark.main()
     said = capsys.readouterr().out
-    assert "fashion_mnist, images 10000, steps 1563: left out. not there" in said
+    assert "fashion_mnist, images 5000, steps 782: left out. not there" in said
     assert "[123/123] digits" in said
 
 
