@@ -15,16 +15,17 @@ import densenet_nb._startup  # noqa: F401
 import keras
 from keras import ops
 
-from densenet_nb.configurations import (
-    BOTTLENECK_WIDTH,
+from densenet_nb.checks import (
+    require_backend,
     require_boolean,
+    require_channels_last,
     require_compression,
     require_known_keywords,
     require_name,
     require_positive_integer,
     require_real,
-    transition_filters,
 )
+from densenet_nb.configurations import BOTTLENECK_WIDTH, transition_filters
 from densenet_nb.engine import recomputation
 from densenet_nb.engine.statistics import (
     Statistics,
@@ -32,12 +33,7 @@ from densenet_nb.engine.statistics import (
     moving_together,
     require_images,
 )
-from densenet_nb.normalization import (
-    BatchNormalization,
-    RunsOnce,
-    require_backend,
-    require_channels_last,
-)
+from densenet_nb.normalization import BatchNormalization, RunsOnce
 
 if keras.backend.backend() == "tensorflow":
     from densenet_nb.engine import compiled, composite

@@ -8,7 +8,7 @@ import functools
 import inspect
 import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import densenet_nb._startup  # noqa: F401
@@ -16,16 +16,16 @@ import densenet_nb._startup  # noqa: F401
 import keras
 from keras import layers as stock
 
-from densenet_nb.configurations import (
-    CONFIGURATIONS,
-    Configuration,
-    cifar,
-    imagenet,
+from densenet_nb.checks import (
+    require_backend,
     require_boolean,
+    require_channels_last,
+    require_image_shape,
     require_known_keywords,
     require_name,
     require_positive_integer,
 )
+from densenet_nb.configurations import CONFIGURATIONS, Configuration, cifar, imagenet
 from densenet_nb.layers import (
     CompositeOptions,
     DenseBlock,
@@ -35,11 +35,7 @@ from densenet_nb.layers import (
     activation_layer,
     fresh,
 )
-from densenet_nb.normalization import (
-    BatchNormalization,
-    require_backend,
-    require_channels_last,
-)
+from densenet_nb.normalization import BatchNormalization
 from densenet_nb.weights import require_loadable
 
 __all__ = [
@@ -460,7 +456,7 @@ def _images(
     if input_tensor is None:
         side = None if not include_top else 224 if configuration.imagenet_stem else 32
         shape = (side, side, 3) if input_shape is None else input_shape
-        shape = _require_image_shape("input_shape", shape, configuration.stride)
+        shape = require_image_shape("input_shape", shape, configuration.stride)
         return stock.Input(shape, name=f"{name}_input")
     if not keras.backend.is_keras_tensor(input_tensor):
         raise ValueError(
@@ -468,32 +464,12 @@ def _images(
             "keras.Input((224, 224, 3)) returns."
         )
     shape = tuple(input_tensor.shape)[1:]
-    _require_image_shape("the shape of input_tensor", shape, configuration.stride)
+    require_image_shape("the shape of input_tensor", shape, configuration.stride)
     if input_shape is not None and input_shape not in (shape, list(shape)):
         raise ValueError(
             f"input_shape={input_shape!r}: input_tensor has {shape!r}; give one of them."
         )
     return input_tensor
-
-
-def _require_image_shape(name: str, shape: Any, stride: int) -> tuple[int | None, ...]:
-    """Return `shape` as a tuple of ints and None, or raise a ValueError."""
-    rule = f"must be (height, width, channels), each side at least {stride} pixels or None"
-    if not isinstance(shape, Iterable) or len(tuple(shape)) != 3:
-        raise ValueError(f"{name}={shape!r}: {rule}; leave the batch axis out.")
-    shape = tuple(shape)
-    if shape[-1] is None:
-        raise ValueError(f"{name}={shape!r}: {rule}; the number of channels must be known.")
-    shape = tuple(
-        None if size is None else require_positive_integer(name, size, f" in {shape!r}")
-        for size in shape
-    )
-    if any(side is not None and side < stride for side in shape[:2]):
-        raise ValueError(
-            f"{name}={shape!r}: {rule}, the network's stride; enlarge the images or take a "
-            "network of fewer blocks or without the ImageNet stem."
-        )
-    return shape
 
 
 def _require_weights(
