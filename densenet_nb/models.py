@@ -21,17 +21,10 @@ from densenet_nb.checks import (
     require_positive_integer,
 )
 from densenet_nb.configurations import CONFIGURATIONS, Configuration, cifar, imagenet
-from densenet_nb.layers import (
-    CompositeOptions,
-    DenseBlock,
-    HeNormalFanOut,
-    StemPooling,
-    Transition,
-    activation_layer,
-    fresh,
-)
+from densenet_nb.layers import DenseBlock, HeNormalFanOut, StemPooling, Transition
 from densenet_nb.network import DenseNetModel, image_input
 from densenet_nb.normalization import BatchNormalization
+from densenet_nb.parts import CompositeOptions, activation_layer, fresh
 from densenet_nb.signatures import names_misspelt_keywords, takes_options_of
 from densenet_nb.weights import require_loadable
 
