@@ -5,59 +5,16 @@ compression) and the stem. From it follow every channel count of the network (se
 Nothing here needs Keras.
 """
 
-import difflib
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import floor, isfinite
-from numbers import Integral, Real
-from typing import Any
+from math import floor
+
+from densenet_nb.checks import require_boolean, require_compression, require_positive_integer
 
 __all__ = ["BOTTLENECK_WIDTH", "CONFIGURATIONS", "Configuration", "cifar", "imagenet"]
 
 BOTTLENECK_WIDTH = 4
 """Channels of a bottleneck's 1x1 convolution, in growth rates (section 3, "Bottleneck layers")."""
-
-
-def require_positive_integer(name: str, value: Any, where: str = "") -> int:
-    """Return `value` as an int, or raise a ValueError unless it is an integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"{name}={value!r}{where}: must be an integer of at least 1.")
-    return int(value)
-
-
-def require_boolean(name: str, value: Any) -> bool:
-    """Return `value`, or raise a ValueError unless it is True or False."""
-    if not isinstance(value, bool):
-        raise ValueError(f"{name}={value!r}: must be True or False.")
-    return value
-
-
-def require_name(name: Any) -> str:
-    """Return `name`, or raise a ValueError unless TensorFlow can take it for a scope's name."""
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9.][A-Za-z0-9_.-]*", name):
-        raise ValueError(
-            f"name={name!r}: must be a non-empty string of the letters A to Z, digits, '_', '-' "
-            "and '.', without '/', and not begin with '_' or '-'; layers' names begin with it."
-        )
-    return name
-
-
-def require_real(name: str, value: Any) -> float:
-    """Return `value` as a float, or raise a ValueError unless it is a finite real number."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not isfinite(value):
-        raise ValueError(f"{name}={value!r}: must be a finite number.")
-    return float(value)
-
-
-def require_compression(value: Any) -> float:
-    """Return `value` as a float, or raise a ValueError unless it is a θ in (0, 1]."""
-    if not 0 < require_real("compression", value) <= 1:
-        raise ValueError(
-            f"compression={value!r}: θ must lie in (0, 1]; 0.5 is DenseNet-C's, 1 keeps every "
-            "channel."
-        )
-    return float(value)
 
 
 def transition_filters(channels: int, compression: float) -> int:
@@ -75,18 +32,6 @@ def transition_filters(channels: int, compression: float) -> int:
             f"{channels} channels; use at least 1 / {channels}."
         )
     return filters
-
-
-def require_known_keywords(keywords: Iterable[str], known: Iterable[str], function: str) -> None:
-    """Raise a TypeError for an unknown keyword that names the one probably meant."""
-    for keyword in keywords:
-        if keyword not in known:
-            near = difflib.get_close_matches(keyword, known, n=1)
-            raise TypeError(
-                f"{function}() has no keyword {keyword!r}; "
-                + (f"did you mean {near[0]!r}? " if near else "")
-                + f"It takes {', '.join(known)}."
-            )
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,8 @@ from dataclasses import astuple, dataclass, replace
 from itertools import groupby
 from typing import NamedTuple
 
-from densenet_nb.configurations import (
-    BOTTLENECK_WIDTH,
-    Configuration,
-    require_positive_integer,
-    transition_filters,
-)
+from densenet_nb.checks import require_positive_integer
+from densenet_nb.configurations import BOTTLENECK_WIDTH, Configuration, transition_filters
 
 __all__ = [
     "Convolution",

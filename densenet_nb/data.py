@@ -23,7 +23,7 @@ from densenet_nb._startup import miss_gpu, quietly
 
 import numpy as np
 
-from densenet_nb.configurations import require_positive_integer
+from densenet_nb.checks import require_positive_integer
 
 with quietly():  # Keras may run on another backend, and then TensorFlow starts here
     import tensorflow as tf

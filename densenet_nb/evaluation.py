@@ -9,7 +9,7 @@ from densenet_nb._startup import quietly
 import keras
 import numpy as np
 
-from densenet_nb.configurations import require_positive_integer
+from densenet_nb.checks import require_positive_integer
 from densenet_nb.examples import Examples, center_crop, in_order
 
 with quietly():

@@ -20,7 +20,7 @@ from densenet_nb._startup import quietly
 import numpy as np
 
 from densenet_nb import data
-from densenet_nb.configurations import require_positive_integer
+from densenet_nb.checks import require_positive_integer
 
 with quietly():
     import tensorflow as tf

@@ -5,9 +5,6 @@ may stand between them. Weights are made in the order of ``keras.applications``.
 """
 
 import functools
-import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import densenet_nb._startup  # noqa: F401
@@ -15,32 +12,12 @@ import densenet_nb._startup  # noqa: F401
 import keras
 from keras import ops
 
-from densenet_nb.configurations import (
-    BOTTLENECK_WIDTH,
-    require_boolean,
-    require_compression,
-    require_known_keywords,
-    require_name,
-    require_positive_integer,
-    require_real,
-    transition_filters,
-)
-from densenet_nb.engine import recomputation
-from densenet_nb.engine.statistics import (
-    Statistics,
-    moments,
-    moving_together,
-    require_images,
-)
-from densenet_nb.normalization import (
-    BatchNormalization,
-    RunsOnce,
-    require_backend,
-    require_channels_last,
-)
-
-if keras.backend.backend() == "tensorflow":
-    from densenet_nb.engine import compiled, composite
+from densenet_nb.checks import require_boolean, require_compression, require_positive_integer
+from densenet_nb.configurations import BOTTLENECK_WIDTH, transition_filters
+from densenet_nb.engine import recomputation, ways
+from densenet_nb.engine.statistics import Statistics, moments, moving_together, require_images
+from densenet_nb.normalization import BatchNormalization
+from densenet_nb.parts import HeNormalFanOut, Part, fresh
 
 __all__ = [
     "CompositeFunction",
@@ -53,149 +30,7 @@ __all__ = [
 
 
 @keras.saving.register_keras_serializable("densenet_nb")
-class HeNormalFanOut(keras.initializers.VarianceScaling):
-    """He et al.'s initialization as the authors' code has it: N(0, 2 / (size² filters)).
-
-    Untruncated and by fan-out, where Keras's ``he_normal`` is truncated and by fan-in
-    (section 4.2; arXiv 1502.01852). Given as a class, so that each convolution draws its own
-    values: one unseeded Keras initializer *instance* gives equal shapes equal values.
-    """
-
-    def __init__(self, seed: int | None = None) -> None:
-        super().__init__(2.0, "fan_out", "untruncated_normal", seed)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments that make an equal initializer."""
-        return {"seed": super().get_config()["seed"]}
-
-
-@dataclass(frozen=True)
-class CompositeOptions:
-    """How each composite function of a part is made; see :class:`CompositeFunction`.
-
-    No dictionary: Keras would track a layer in it (the pattern of the activations) as a part.
-    """
-
-    activation: str | Callable
-    dropout_rate: float
-    momentum: float
-    epsilon: float
-    kernel_initializer: Any
-    kernel_regularizer: Any
-
-    def __post_init__(self) -> None:
-        for name in ("dropout_rate", "momentum"):
-            value = require_real(name, getattr(self, name))
-            if not 0 <= value < 1:
-                raise ValueError(f"{name}={value!r}: must lie in [0, 1).")
-        if require_real("epsilon", self.epsilon) <= 0:
-            raise ValueError(
-                f"epsilon={self.epsilon!r}: must be above 0; the paper's code has 1e-5."
-            )
-        if isinstance(self.activation, type):
-            raise ValueError(
-                f"activation={self.activation.__name__}: a class; give an instance, such as "
-                f"{self.activation.__name__}()."
-            )
-        for name, kind in MADE_OF.items():
-            object.__setattr__(self, name, kind.get(getattr(self, name)))
-
-    def serialized(self) -> dict[str, Any]:
-        """Return the options as a layer's configuration holds them."""
-        return vars(self) | {
-            name: kind.serialize(getattr(self, name))
-            for name, kind in MADE_OF.items()
-            if getattr(self, name) is not None
-        }
-
-
-MADE_OF = {
-    "activation": keras.activations,
-    "kernel_initializer": keras.initializers,
-    "kernel_regularizer": keras.regularizers,
-}
-"""The options that may be given by a name, and Keras's modules that know it."""
-
-KERAS_KEYWORDS = ("name", "dtype", "trainable", "activity_regularizer", "autocast")
-
-
-class _Part(RunsOnce, keras.layers.Layer):
-    """What the parts share: how each of their composite functions is made.
-
-    Parameters
-    ----------
-    activation : str or callable
-        Between normalization and convolution; the paper's is ReLU. A layer, such as
-        ``keras.layers.PReLU(shared_axes=[1, 2])``, is a pattern: each composite function has its
-        own like it, with weights of its own.
-    dropout_rate : float
-        Share of values dropped after each convolution in training, in [0, 1). The paper has 0.2
-        without data augmentation and 0 otherwise (section 4.2).
-    momentum, epsilon : float
-        Of batch normalization: the share of the old moving average kept each step, in [0, 1), and
-        what is added to the variance, above 0. Defaults as in ``keras.applications``.
-    kernel_initializer : str or keras.initializers.Initializer
-        Of the convolutions.
-    kernel_regularizer : str or keras.regularizers.Regularizer, optional
-        Penalty on the convolutions' kernels, in ``model.losses``.
-    **kwargs
-        ``name``, ``dtype``, ``trainable`` of a Keras layer.
-
-    Raises
-    ------
-    ValueError
-        A value out of range; nothing is built then.
-    TypeError
-        An unknown keyword.
-    """
-
-    def __init__(
-        self,
-        *,
-        activation: str | Callable = "relu",
-        dropout_rate: float = 0.0,
-        momentum: float = 0.99,
-        epsilon: float = 1.001e-5,
-        kernel_initializer: Any = HeNormalFanOut,
-        kernel_regularizer: Any = None,
-        **kwargs: Any,
-    ) -> None:
-        own = [*inspect.signature(type(self)).parameters, *inspect.signature(_Part).parameters]
-        known = [keyword for keyword in own if keyword not in ("options", "kwargs")]
-        require_known_keywords(kwargs, [*known, *KERAS_KEYWORDS], type(self).__name__)
-        require_backend()
-        require_channels_last()
-        if kwargs.get("name") is not None:
-            require_name(kwargs["name"])
-        composite = CompositeOptions(
-            activation=activation,
-            dropout_rate=dropout_rate,
-            momentum=momentum,
-            epsilon=epsilon,
-            kernel_initializer=kernel_initializer,
-            kernel_regularizer=kernel_regularizer,
-        )
-        super().__init__(**kwargs)
-        self.composite = composite
-        self.input_spec = keras.layers.InputSpec(ndim=4)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments that make an equal layer."""
-        return {**super().get_config(), **self.composite.serialized()}
-
-    def _part(self, part: type, *args: Any, name: str, **options: Any) -> keras.layers.Layer:
-        """Make a smaller part, frozen if this one is: a reloaded layer is told so first."""
-        return part(*args, **options, name=name, dtype=self.dtype_policy, trainable=self.trainable)
-
-    def _in_order(self, parts: Sequence[keras.layers.Layer]) -> list[keras.layers.Layer]:
-        """Return a list of `parts`, each an attribute too: TensorFlow does not look into lists."""
-        for index, part in enumerate(parts, start=1):
-            setattr(self, f"part{index}", part)
-        return list(parts)
-
-
-@keras.saving.register_keras_serializable("densenet_nb")
-class CompositeFunction(_Part):
+class CompositeFunction(Part):
     """H: batch normalization, ReLU, convolution (section 3, "Composite function").
 
     Parameters
@@ -233,7 +68,7 @@ class CompositeFunction(_Part):
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Make the weights: γ, β, moving mean, moving variance, the activation's, kernel."""
         self.norm.build(input_shape)
-        if has_weights(self.activate):
+        if ways.has_weights(self.activate):
             self.activate.build(input_shape)
         self.conv.build(input_shape)
 
@@ -245,33 +80,10 @@ class CompositeFunction(_Part):
         In training the maps' statistics may be given: see
         :class:`densenet_nb.normalization.BatchNormalization`.
         """
-        if training and self.norm.uses_kernel(x) and not has_weights(self.activate):
-            return self.dropout(self._by_kernels(x, statistics), training=True)
+        if training and ways.serves(self, x):
+            return self.dropout(ways.by_kernels(self, x, statistics), training=True)
         x = self.activate(self.norm(x, training=training, statistics=statistics))
         return self.dropout(self.conv(x), training=training)
-
-    @property
-    def plain(self) -> bool:
-        """Whether it is normalization, an activation without weights and a convolution, no more."""
-        learns = self.norm.trainable and not has_weights(self.activate)
-        return learns and self.dropout.rate == 0
-
-    def _by_kernels(self, x: Any, statistics: Statistics | None) -> Any:
-        norm = self.norm
-        if not norm.trainable:
-            statistics = Statistics(norm.moving_mean.value, norm.moving_variance.value)
-        outputs, statistics = composite.composite_function(
-            x,
-            norm.gamma.value,
-            norm.beta.value,
-            self.conv.kernel.value,
-            statistics,
-            activation=self.activate,
-            epsilon=norm.epsilon,
-        )
-        if norm.trainable:
-            norm.move_averages(x, statistics)
-        return outputs
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Return the shape of the maps it makes."""
@@ -287,7 +99,7 @@ class CompositeFunction(_Part):
 
 
 @keras.saving.register_keras_serializable("densenet_nb")
-class DenseLayer(_Part):
+class DenseLayer(Part):
     """H_l: the k new feature maps that one layer of a dense block makes from all before it.
 
     Parameters
@@ -349,7 +161,7 @@ class DenseLayer(_Part):
 
 
 @keras.saving.register_keras_serializable("densenet_nb")
-class DenseBlock(_Part):
+class DenseBlock(Part):
     """Layers each of which reads all maps before it: x_l = H_l([x_0, x_1, …, x_(l-1)]) (eq. 2).
 
     Parameters
@@ -402,8 +214,8 @@ class DenseBlock(_Part):
     def call(self, x: Any, training: bool | None = None) -> Any:
         """Map (batch, height, width, k0) to (batch, height, width, k0 + num_layers k)."""
         x = require_images(x) if training else x
-        if training and self._compiles(x):
-            return self._compiled(x)
+        if training and ways.compiles(self._functions(), x):
+            return ways.compiled_block(self.dense_layers, x, self.memory_efficient)
         if training and self.memory_efficient:
             return recomputation.dense_block(self.dense_layers, x)
         statistics = moments(x) if training else None
@@ -414,26 +226,8 @@ class DenseBlock(_Part):
                 statistics = statistics.join(moments(new)) if training else None
         return x
 
-    def _compiles(self, x: Any) -> bool:
-        served = all(part.plain and part.norm.uses_kernel(x) for part in self._functions())
-        return served and compiled.serves(x)
-
     def _functions(self) -> list[CompositeFunction]:
         return [function for layer in self.dense_layers for function in layer.functions]
-
-    def _compiled(self, x: Any) -> Any:
-        first, *_ = self.dense_layers[0].functions
-        maps, used = compiled.dense_block(
-            x,
-            [[_weights(function) for function in layer.functions] for layer in self.dense_layers],
-            activation=first.activate,
-            epsilon=first.norm.epsilon,
-            memory_efficient=self.memory_efficient,
-        )
-        with moving_together():
-            for function, statistics in zip(self._functions(), used, strict=True):
-                function.norm.move_averages(x, statistics)
-        return maps
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Return the shape of all maps: those that came in and those that were made."""
@@ -450,13 +244,8 @@ class DenseBlock(_Part):
         }
 
 
-def _weights(function: CompositeFunction) -> "compiled.Weights":
-    norm = function.norm
-    return compiled.Weights(norm.gamma.value, norm.beta.value, function.conv.kernel.value)
-
-
 @keras.saving.register_keras_serializable("densenet_nb")
-class Transition(_Part):
+class Transition(Part):
     """Between two dense blocks: BN-ReLU-Conv(1x1) to floor(θ m) channels, 2x2 average pooling.
 
     The 1x1 convolution and the pooling are linear, one over channels and one over pixels, so they
@@ -499,19 +288,8 @@ class Transition(_Part):
     def _map(self, x: Any, training: bool | None) -> Any:
         if training and self.function.dropout.rate > 0:
             return self.pool(self.function(x, training=training))
-        norm = self.function.norm
-        served = self.function.plain and norm.uses_kernel(x) and all(x.shape[1:])
-        if training and served and compiled.serves(x):
-            outputs, statistics = compiled.normalize(
-                x,
-                norm.gamma.value,
-                norm.beta.value,
-                activation=self.function.activate,
-                epsilon=norm.epsilon,
-                pooled=True,
-            )
-            norm.move_averages(x, statistics)
-            return self.function.conv(outputs)
+        if training and all(x.shape[1:]) and ways.compiles([self.function], x):
+            return self.function.conv(ways.compiled_pooling(self.function, x))
         x = self.function.activate(self.function.norm(x, training=training))
         return self.function.conv(self.pool(x))
 
@@ -552,28 +330,3 @@ class StemPooling(keras.layers.MaxPooling2D):
         batch, *sides, channels = input_shape
         padded = [None if side is None else side + 2 for side in sides]
         return super().compute_output_shape((batch, *padded, channels))
-
-
-def has_weights(activation: Any) -> bool:
-    """Whether an activation is a Keras layer, which may learn: its gradient is autodiff's."""
-    return isinstance(activation, keras.layers.Layer)
-
-
-def fresh(value: Any, **changes: Any) -> Any:
-    """Return a copy of an initializer or a layer, with `changes`, and a function itself.
-
-    One unseeded Keras initializer gives all equal shapes equal values, and one layer as the
-    activation of several composite functions would share its weights among them.
-    """
-    if isinstance(value, keras.initializers.Initializer):
-        return value.clone()
-    if isinstance(value, keras.layers.Layer):
-        return type(value).from_config(value.get_config() | changes)
-    return value
-
-
-def activation_layer(activation: str | Callable, name: str | None = None) -> keras.layers.Layer:
-    """Return a layer that activates maps: one like `activation`, if that is a layer itself."""
-    if isinstance(activation, keras.layers.Layer):
-        return fresh(activation, name=name)
-    return keras.layers.Activation(activation, name=name)

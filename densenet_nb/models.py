@@ -4,11 +4,8 @@
 same weights, return the same outputs. Weights are never fetched: `weights` is None by default.
 """
 
-import functools
-import inspect
 import os
-import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import densenet_nb._startup  # noqa: F401
@@ -16,30 +13,19 @@ import densenet_nb._startup  # noqa: F401
 import keras
 from keras import layers as stock
 
-from densenet_nb.configurations import (
-    CONFIGURATIONS,
-    Configuration,
-    cifar,
-    imagenet,
+from densenet_nb.checks import (
+    require_backend,
     require_boolean,
-    require_known_keywords,
+    require_channels_last,
     require_name,
     require_positive_integer,
 )
-from densenet_nb.layers import (
-    CompositeOptions,
-    DenseBlock,
-    HeNormalFanOut,
-    StemPooling,
-    Transition,
-    activation_layer,
-    fresh,
-)
-from densenet_nb.normalization import (
-    BatchNormalization,
-    require_backend,
-    require_channels_last,
-)
+from densenet_nb.configurations import CONFIGURATIONS, Configuration, cifar, imagenet
+from densenet_nb.layers import DenseBlock, HeNormalFanOut, StemPooling, Transition
+from densenet_nb.network import DenseNetModel, image_input
+from densenet_nb.normalization import BatchNormalization
+from densenet_nb.parts import CompositeOptions, activation_layer, fresh
+from densenet_nb.signatures import names_misspelt_keywords, takes_options_of
 from densenet_nb.weights import require_loadable
 
 __all__ = [
@@ -55,87 +41,8 @@ __all__ = [
 ]
 
 
-@keras.saving.register_keras_serializable("densenet_nb")
-class DenseNetModel(keras.Model):
-    """A functional model that loads a weights file whole or, if it does not fit, not at all.
-
-    It is what the functions of this module return. Its pickles load in a process that has not
-    imported this package.
-    """
-
-    def _resolve_auto_jit_compile(self) -> bool:
-        """Decide for ``compile(jit_compile="auto")``; what is asked for plainly is not asked here.
-
-        Where TensorFlow sees a GPU, Keras would have XLA compile the whole step, for minutes. The
-        layers here have what is between their convolutions compiled by themselves. (There is no
-        public hook: Keras does not compile a loaded model whose ``compile`` is overridden.)
-        """
-        return keras.backend.backend() != "tensorflow" and super()._resolve_auto_jit_compile()
-
-    def load_weights(
-        self, filepath: str | os.PathLike, skip_mismatch: bool = False, **kwargs: Any
-    ) -> None:
-        """Load what ``save_weights`` or ``save`` of the same network wrote.
-
-        Parameters
-        ----------
-        filepath : str or path
-            The ``.weights.h5`` or ``.keras`` file.
-        skip_mismatch : bool
-            Whether to leave out the layers whose arrays have other shapes, with a warning, such as
-            a classifier of another number of classes.
-        **kwargs
-            Those of ``keras.Model.load_weights``.
-
-        Raises
-        ------
-        ValueError
-            The file does not fit; no array of this network has changed.
-        """
-        classifier = self.layers[-1]
-        known = isinstance(classifier, stock.Dense) and not skip_mismatch
-        require_loadable(filepath, classifier.units if known else None)
-        before = self.get_weights()
-        try:
-            super().load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
-        except Exception as error:
-            self.set_weights(before)
-            raise ValueError(
-                f"{os.fspath(filepath)!r} does not fit {self.name!r}, of which nothing has "
-                f"changed: {error}"
-            ) from error
-
-    def quantize(self, *args: Any, **kwargs: Any) -> None:
-        """Quantize as ``keras.Model.quantize`` does: its Dense layers only.
-
-        Keras warns for every other layer; here one warning says so for all.
-        """
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*does not have a `quantize` method", UserWarning)
-            super().quantize(*args, **kwargs)
-        warnings.warn(
-            f"{self.name!r}: Keras quantizes Dense layers only, so convolutions stay in "
-            f"{self.compute_dtype}. In eight bits they run in TensorFlow Lite, converted from what "
-            "densenet_nb.inference.freeze(model).save writes.",
-            UserWarning,
-            stacklevel=2,
-        )
-
-
 PEERS = ("DenseNet121", "DenseNet169", "DenseNet201")
 """The networks that ``keras.applications`` has too."""
-
-
-def names_misspelt_keywords(function: Callable) -> Callable:
-    """Make an unknown keyword's error name the one that was probably meant."""
-    known = inspect.signature(function).parameters
-
-    @functools.wraps(function)
-    def checked(*args: Any, **kwargs: Any) -> Any:
-        require_known_keywords(kwargs, known, function.__name__)
-        return function(*args, **kwargs)
-
-    return checked
 
 
 @names_misspelt_keywords
@@ -229,7 +136,7 @@ def from_configuration(
         kernel_initializer=kernel_initializer,
         kernel_regularizer=kernel_regularizer,
     )
-    images = _images(configuration, input_tensor, input_shape, include_top, name)
+    images = image_input(configuration, input_tensor, input_shape, include_top, name)
     x = _stem(images, configuration, composite, name)
     for index, num_layers in enumerate(configuration.blocks, start=1):
         if index > 1:
@@ -265,36 +172,7 @@ def from_configuration(
     return model
 
 
-def takes_options(**defaults: Any) -> Callable[[Callable], Callable[..., keras.Model]]:
-    """Give a function the options of :func:`from_configuration`, with other `defaults`.
-
-    The options stand in the function's signature, so help and completion show them.
-    """
-    _, *options = inspect.signature(from_configuration).parameters.values()
-
-    def decorate(function: Callable) -> Callable[..., keras.Model]:
-        *own, _ = inspect.signature(function).parameters.values()
-        options_here = (
-            option.replace(default=defaults.get(option.name, option.default)) for option in options
-        )
-        signature = inspect.Signature(
-            sorted([*own, *options_here], key=lambda parameter: parameter.kind),
-            return_annotation=keras.Model,
-        )
-
-        @functools.wraps(function)
-        def network(*args: Any, **kwargs: Any) -> keras.Model:
-            arguments = signature.bind(*args, **kwargs)
-            arguments.apply_defaults()
-            return function(**arguments.arguments)
-
-        network.__signature__ = signature
-        return names_misspelt_keywords(network)
-
-    return decorate
-
-
-@takes_options()
+@takes_options_of(from_configuration)
 def DenseNet(
     blocks: Sequence[int],
     growth_rate: int = 32,
@@ -331,7 +209,7 @@ def DenseNet(
     return from_configuration(configuration, **options)
 
 
-@takes_options(classes=10, name="densenet_cifar")
+@takes_options_of(from_configuration, classes=10, name="densenet_cifar")
 def DenseNetCIFAR(
     depth: int = 100,
     growth_rate: int = 12,
@@ -390,7 +268,7 @@ def _imagenet_network(key: str) -> Callable[..., keras.Model]:
     whatever needs a flat list           ``textbook.DenseNet(configuration)``, then ``set_weights``
     ==================================== ==========================================================
     """
-    return takes_options(name=key.lower())(network)
+    return takes_options_of(from_configuration, name=key.lower())(network)
 
 
 DenseNet121 = _imagenet_network("DenseNet121")
@@ -447,53 +325,6 @@ def _normalize_activate(
         momentum=composite.momentum, epsilon=composite.epsilon, name=f"{name}_norm"
     )(x)
     return activation_layer(composite.activation, f"{name}_relu")(x)
-
-
-def _images(
-    configuration: Configuration,
-    input_tensor: keras.KerasTensor | None,
-    input_shape: tuple[int | None, int | None, int] | None,
-    include_top: bool,
-    name: str,
-) -> keras.KerasTensor:
-    """Return the input, checked: rank 4, channels known, no side smaller than the stride."""
-    if input_tensor is None:
-        side = None if not include_top else 224 if configuration.imagenet_stem else 32
-        shape = (side, side, 3) if input_shape is None else input_shape
-        shape = _require_image_shape("input_shape", shape, configuration.stride)
-        return stock.Input(shape, name=f"{name}_input")
-    if not keras.backend.is_keras_tensor(input_tensor):
-        raise ValueError(
-            f"input_tensor={input_tensor!r}: must be a symbolic Keras tensor, such as "
-            "keras.Input((224, 224, 3)) returns."
-        )
-    shape = tuple(input_tensor.shape)[1:]
-    _require_image_shape("the shape of input_tensor", shape, configuration.stride)
-    if input_shape is not None and input_shape not in (shape, list(shape)):
-        raise ValueError(
-            f"input_shape={input_shape!r}: input_tensor has {shape!r}; give one of them."
-        )
-    return input_tensor
-
-
-def _require_image_shape(name: str, shape: Any, stride: int) -> tuple[int | None, ...]:
-    """Return `shape` as a tuple of ints and None, or raise a ValueError."""
-    rule = f"must be (height, width, channels), each side at least {stride} pixels or None"
-    if not isinstance(shape, Iterable) or len(tuple(shape)) != 3:
-        raise ValueError(f"{name}={shape!r}: {rule}; leave the batch axis out.")
-    shape = tuple(shape)
-    if shape[-1] is None:
-        raise ValueError(f"{name}={shape!r}: {rule}; the number of channels must be known.")
-    shape = tuple(
-        None if size is None else require_positive_integer(name, size, f" in {shape!r}")
-        for size in shape
-    )
-    if any(side is not None and side < stride for side in shape[:2]):
-        raise ValueError(
-            f"{name}={shape!r}: {rule}, the network's stride; enlarge the images or take a "
-            "network of fewer blocks or without the ImageNet stem."
-        )
-    return shape
 
 
 def _require_weights(

@@ -10,6 +10,7 @@ import densenet_nb._startup  # noqa: F401
 import keras
 from keras import ops
 
+from densenet_nb.checks import require_backend
 from densenet_nb.engine import statistics as sharing
 from densenet_nb.engine.kernels import kernel_batch_norm, kernel_normalize, ops_normalize
 from densenet_nb.engine.statistics import (
@@ -26,9 +27,6 @@ __all__ = ["BatchNormalization", "Statistics", "moments", "moments_gradient"]
 
 FIXED = {"axis": -1, "center": True, "scale": True, "renorm": False, "synchronized": False}
 """Keywords of Keras's layer that the kernel's one form leaves no choice of."""
-
-BACKENDS = ("tensorflow", "jax")
-"""Keras's backends on which the backward passes here are written and tested."""
 
 
 class RunsOnce:
@@ -132,24 +130,3 @@ class BatchNormalization(RunsOnce, keras.layers.BatchNormalization):
                 value = ops.where(sharing.size(inputs) > 0, value, average.value)
             moves.append(sharing.Move(average, value, self.momentum))
         sharing.move(moves)
-
-
-def require_backend() -> None:
-    """Raise a ValueError unless Keras runs on a backend that this library trains on."""
-    backend = keras.backend.backend()
-    if backend not in BACKENDS:
-        raise ValueError(
-            f"KERAS_BACKEND={backend!r}: densenet_nb's layers run on TensorFlow and JAX; set "
-            "KERAS_BACKEND=tensorflow or jax before Keras is imported. On others build "
-            "keras.applications.DenseNet121, whose weights carry over by set_weights."
-        )
-
-
-def require_channels_last() -> None:
-    """Raise a ValueError if Keras is set to channels first: rows would pass for channels."""
-    if keras.config.image_data_format() != "channels_last":
-        raise ValueError(
-            f"image_data_format={keras.config.image_data_format()!r}: the last axis is normalized, "
-            "so images must be (batch, height, width, channels); call "
-            'keras.config.set_image_data_format("channels_last").'
-        )

@@ -14,7 +14,7 @@ import densenet_nb._startup  # noqa: F401
 import keras
 from keras import ops
 
-from densenet_nb.configurations import require_real
+from densenet_nb.checks import require_real
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf

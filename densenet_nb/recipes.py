@@ -13,7 +13,8 @@ import densenet_nb._startup  # noqa: F401
 import keras
 
 from densenet_nb import models
-from densenet_nb.configurations import Configuration, require_positive_integer, require_real
+from densenet_nb.checks import require_positive_integer, require_real
+from densenet_nb.configurations import Configuration
 from densenet_nb.examples import AUGMENTATIONS
 from densenet_nb.layers import HeNormalFanOut
 from densenet_nb.optimizer import NesterovSGD

@@ -15,7 +15,7 @@ import keras
 from keras import layers, ops
 
 from densenet_nb.configurations import Configuration, transition_filters
-from densenet_nb.layers import HeNormalFanOut, activation_layer, fresh
+from densenet_nb.parts import HeNormalFanOut, activation_layer, fresh
 
 __all__ = [
     "BN_RELU_CONV",

@@ -13,7 +13,7 @@ from exact_counts import COUNTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from densenet_nb import configurations, cost, layers, models, probes, records, textbook
+from densenet_nb import checks, configurations, cost, layers, models, probes, records, textbook
 from densenet_nb.configurations import CONFIGURATIONS, Configuration, cifar, imagenet
 
 SMALL = {
@@ -401,14 +401,17 @@ def test_bad_numbers_are_named(call, named):
         call(CONFIGURATIONS["DenseNet121"])
 
 
-@pytest.mark.parametrize("module", [cost, configurations])
+@pytest.mark.parametrize("module", [cost, configurations, checks])
 def test_counting_needs_neither_keras_nor_tensorflow(module):
-    for node in ast.walk(ast.parse(inspect.getsource(module))):
+    """(What checks Keras's own settings imports it then.)"""
+    within = ("densenet_nb.checks", "densenet_nb.configurations")
+    tree = ast.parse(inspect.getsource(module))
+    for node in tree.body if module is checks else ast.walk(tree):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         names += [node.module] if isinstance(node, ast.ImportFrom) else []
         for name in names:
             assert name.partition(".")[0] not in ("keras", "tensorflow")
-            assert name == "densenet_nb.configurations" or not name.startswith("densenet_nb")
+            assert name in within or not name.startswith("densenet_nb")
 
 
 def test_numpy_numbers_do_not_overflow():

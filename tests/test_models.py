@@ -18,7 +18,7 @@ from exact_counts import COUNTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from densenet_nb import models, textbook
+from densenet_nb import layers, models, parts, textbook
 from densenet_nb.configurations import CONFIGURATIONS, Configuration, cifar, imagenet
 
 SHAPE = (64, 64, 3)  # the last map is 2x2: with four images, 16 values per channel
@@ -45,6 +45,11 @@ def test_exact_counts(name):
         "kernel_initializer": "zeros",  # half the time to build
     }
     assert counts(models.from_configuration(configuration, **options)) == COUNTS[name]
+
+
+def test_where_pickles_of_earlier_versions_look():
+    assert models.DenseNetModel.__module__ == "densenet_nb.network"
+    assert layers.HeNormalFanOut is parts.HeNormalFanOut
 
 
 def test_textbook_has_the_exact_counts_too():

@@ -1,5 +1,9 @@
-"""pyproject.toml, environment.yml and the locks say the same; no file names a package index."""
+"""pyproject.toml, environment.yml and the locks say the same; no file names a package index.
 
+And what README and CONTRIBUTING say of files is so.
+"""
+
+import ast
 import os
 import re
 import shutil
@@ -17,7 +21,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from densenet_nb import cost, records
+from densenet_nb import cost, engine, records
 from densenet_nb.configurations import CONFIGURATIONS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -253,3 +257,34 @@ def test_readme_s_table_is_the_map_of_notebook_00():
 def test_links_lead_to_files(name):
     for target in re.findall(r"\]\(([^)]+)\)", text(name)):
         assert target.startswith("https://") or (ROOT / target).is_file(), target
+
+
+def imported(path):
+    """Yield the modules of the package that a file imports, by name within the package."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        yield from (n.removeprefix("densenet_nb.") for n in names if n.startswith("densenet_nb."))
+
+
+def test_a_module_imports_only_those_above_it():
+    listed = re.search(
+        r"imports only those above it: (.+?)\. `engine/`", text("CONTRIBUTING.md"), re.S
+    )
+    order = re.findall(r"\w+", listed[1])
+    room = [f"engine.{name}" for name in re.findall(r"^``(\w+)``$", engine.__doc__, re.M)]
+    place = order.index("engine")
+    order[place:place] = room
+    package = ROOT / "densenet_nb"
+    assert {f"engine.{path.stem}" for path in package.glob("engine/[!_]*.py")} == {*room}
+    files = {path.stem for path in package.glob("[!_]*.py")} | {"engine", "records"}
+    assert files == {*order} - {*room}
+    for index, module in enumerate(order):
+        path = package / f"{module.replace('.', '/')}.py"
+        path = path if path.exists() else package / module / "__init__.py"
+        for name in {*imported(path)} & {*order} - {module.partition(".")[0]}:
+            assert name in order[:index], f"{module} imports {name}"

@@ -101,7 +101,7 @@ FAULTS = [
         "an empty batch passes",
         "engine/statistics.py",
         "size(x) > 0, data",
-        "_size(x) >= 0, data",
+        "size(x) >= 0, data",
         NORMALIZATION,
     ),
     Fault(
@@ -155,10 +155,10 @@ FAULTS = [
         "ops.concatenate([new, x]",
         LAYERS,
     ),
-    Fault("He's initialization goes by fan-in", "layers.py", '"fan_out"', '"fan_in"', LAYERS),
+    Fault("He's initialization goes by fan-in", "parts.py", '"fan_out"', '"fan_in"', LAYERS),
     Fault(
         "equal shapes start with equal weights",
-        "layers.py",
+        "parts.py",
         "return value.clone()",
         "return value",
         LAYERS,
@@ -166,8 +166,8 @@ FAULTS = [
     Fault(
         "dropout is forgotten in training",
         "layers.py",
-        "return self.dropout(self._by_kernels(x, statistics), training=True)",
-        "return self._by_kernels(x, statistics)",
+        "return self.dropout(ways.by_kernels(self, x, statistics), training=True)",
+        "return ways.by_kernels(self, x, statistics)",
         LAYERS,
     ),
     Fault(
@@ -179,14 +179,14 @@ FAULTS = [
     ),
     Fault(
         "a frozen layer normalizes with the batch",
-        "layers.py",
+        "engine/ways.py",
         "if not norm.trainable:",
         "if False:",
         LAYERS,
     ),
     Fault(
         "a copy forgets that it is frozen",
-        "layers.py",
+        "parts.py",
         ", trainable=self.trainable)",
         ")",
         f"{MODELS} -k frozen",

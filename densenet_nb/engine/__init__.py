@@ -17,11 +17,13 @@ operation made for the backward pass. In here the same function is computed with
 ``compiled``
     On a GPU: what stands between two convolutions as a few small functions, compiled by XLA, and
     the backward pass of a block written out.
+``ways``
+    Which of these serves a layer, and what the layer hands over.
 
 Which of them serves: on TensorFlow with a GPU ``compiled``; on TensorFlow without one ``composite``
 (and ``recomputation``, if memory-efficient); what XLA compiles whole, and JAX, take Keras's
 operations with the shared statistics. A layer that needs more (dropout, weights in the activation,
 a frozen normalization) takes the way that has it.
 
-Each module imports from those above it only; nothing in here knows a layer.
+Each module imports from those above it only, and nothing in here imports a layer.
 """

@@ -1,0 +1,138 @@
+"""The ways that a layer can take in training: whether one serves it, and what it hands over.
+
+A composite function is read here as its parts ``norm``, ``activate``, ``conv`` and ``dropout``,
+a dense layer as its composite functions, ``functions``.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import densenet_nb._startup  # noqa: F401
+
+import keras
+
+from densenet_nb.engine.statistics import Statistics, moving_together
+
+if keras.backend.backend() == "tensorflow":
+    from densenet_nb.engine import compiled, composite
+
+__all__ = ["by_kernels", "compiled_block", "compiled_pooling", "compiles", "has_weights", "serves"]
+
+
+def has_weights(activation: Any) -> bool:
+    """Whether an activation is a Keras layer, which may learn: its gradient is autodiff's."""
+    return isinstance(activation, keras.layers.Layer)
+
+
+def serves(function: keras.layers.Layer, x: Any) -> bool:
+    """Whether :func:`by_kernels` serves a composite function of `x`."""
+    return function.norm.uses_kernel(x) and not has_weights(function.activate)
+
+
+def by_kernels(function: keras.layers.Layer, x: Any, statistics: Statistics | None) -> Any:
+    """Return a composite function's outputs, before dropout, and move its averages.
+
+    Parameters
+    ----------
+    function : densenet_nb.layers.CompositeFunction
+        Built.
+    x : tensor
+        (batch, height, width, m).
+    statistics : Statistics, optional
+        Of `x`; by default they are computed.
+
+    Returns
+    -------
+    tensor
+        (batch, height, width, filters).
+    """
+    norm = function.norm
+    if not norm.trainable:
+        statistics = Statistics(norm.moving_mean.value, norm.moving_variance.value)
+    outputs, statistics = composite.composite_function(
+        x,
+        *_vectors(function),
+        function.conv.kernel.value,
+        statistics,
+        activation=function.activate,
+        epsilon=norm.epsilon,
+    )
+    if norm.trainable:
+        norm.move_averages(x, statistics)
+    return outputs
+
+
+def compiles(functions: Iterable[keras.layers.Layer], x: Any) -> bool:
+    """Whether compiled functions serve composite functions of `x` and of what they make.
+
+    These must be normalization, an activation without weights and a convolution, no more.
+    """
+    return all(_plain(f) and serves(f, x) for f in functions) and compiled.serves(x)
+
+
+def _plain(function: keras.layers.Layer) -> bool:
+    return function.norm.trainable and function.dropout.rate == 0
+
+
+def compiled_block(layers: Sequence[keras.layers.Layer], x: Any, memory_efficient: bool) -> Any:
+    """Return all maps of a dense block and move its averages; see :mod:`.compiled`.
+
+    Parameters
+    ----------
+    layers : sequence of densenet_nb.layers.DenseLayer
+        Built; each reads all maps before it and makes k.
+    x : tensor
+        (batch, height, width, k0).
+    memory_efficient : bool
+        Whether nothing but the maps is kept.
+
+    Returns
+    -------
+    tensor
+        (batch, height, width, k0 + num_layers k).
+    """
+    functions = [function for layer in layers for function in layer.functions]
+    maps, used = compiled.dense_block(
+        x,
+        [
+            [compiled.Weights(*_vectors(each), each.conv.kernel.value) for each in layer.functions]
+            for layer in layers
+        ],
+        activation=functions[0].activate,
+        epsilon=functions[0].norm.epsilon,
+        memory_efficient=memory_efficient,
+    )
+    with moving_together():
+        for function, statistics in zip(functions, used, strict=True):
+            function.norm.move_averages(x, statistics)
+    return maps
+
+
+def compiled_pooling(function: keras.layers.Layer, x: Any) -> Any:
+    """Return what a transition convolves, and move its averages.
+
+    Parameters
+    ----------
+    function : densenet_nb.layers.CompositeFunction
+        Built; its convolution is left out.
+    x : tensor
+        (batch, height, width, m), height and width known.
+
+    Returns
+    -------
+    tensor
+        Normalized, activated and averaged over 2x2 pixels.
+    """
+    outputs, statistics = compiled.normalize(
+        x,
+        *_vectors(function),
+        activation=function.activate,
+        epsilon=function.norm.epsilon,
+        pooled=True,
+    )
+    function.norm.move_averages(x, statistics)
+    return outputs
+
+
+def _vectors(function: keras.layers.Layer) -> tuple[Any, Any]:
+    return function.norm.gamma.value, function.norm.beta.value
