@@ -89,7 +89,7 @@ def provenance() -> dict[str, Any]:
 
 
 def resume(path: Path | None, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the record at `path`, or a new one with no runs if there is none.
+    """Return the record at `path`, which this commit adds to, or a new one with no runs.
 
     Raises
     ------
@@ -104,6 +104,8 @@ def resume(path: Path | None, settings: dict[str, Any]) -> dict[str, Any]:
             f"{path}: recorded with {record['settings']}, this program has {settings}; "
             "give another --output, or move the file away."
         )
+    commits = record["commit"].split(", ")  # of all whose runs are in it
+    record["commit"] = ", ".join(dict.fromkeys([*commits, provenance()["commit"]]))
     return record
 
 

@@ -107,6 +107,14 @@ def test_a_record_of_other_settings_is_refused(tmp_path):
         recording.resume(path, side_by_side.settings(8))
 
 
+def test_a_record_names_each_commit_that_added_to_it(tmp_path, monkeypatch):
+    path = tmp_path / "record.json"
+    for commit in ("one", "one", "two"):
+        monkeypatch.setattr(recording, "provenance", lambda commit=commit: {"commit": commit})
+        recording.save(recording.resume(path, SETTINGS), path)
+    assert json.loads(path.read_text(encoding="utf-8"))["commit"] == "one, two"
+
+
 def test_a_case_that_fails_is_told_and_the_others_go_on():
     def measure(options):
         if options["candidate"] == "b":
