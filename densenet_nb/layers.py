@@ -40,7 +40,7 @@ class CompositeFunction(Part):
     kernel_size : int
         Side of the convolution in pixels; the map keeps its size.
     **options
-        Those of every part: activation, dropout_rate, momentum, epsilon,
+        Those of every part: activation, dropout_rate, momentum, epsilon, synchronized,
         kernel_initializer, kernel_regularizer.
     """
 
@@ -50,7 +50,11 @@ class CompositeFunction(Part):
         self.filters = require_positive_integer("filters", filters)
         self.kernel_size = require_positive_integer("kernel_size", kernel_size)
         self.norm = self._part(
-            BatchNormalization, momentum=composite.momentum, epsilon=composite.epsilon, name="norm"
+            BatchNormalization,
+            momentum=composite.momentum,
+            epsilon=composite.epsilon,
+            synchronized=composite.synchronized,
+            name="norm",
         )
         self.activate = fresh(composite.activation)
         self.conv = self._part(
@@ -110,7 +114,7 @@ class DenseLayer(Part):
         True: BN-ReLU-Conv(1x1) to 4 k channels, then BN-ReLU-Conv(3x3) (DenseNet-B).
         False: BN-ReLU-Conv(3x3) alone.
     **options
-        Those of every part: activation, dropout_rate, momentum, epsilon,
+        Those of every part: activation, dropout_rate, momentum, epsilon, synchronized,
         kernel_initializer, kernel_regularizer.
     """
 
@@ -176,7 +180,7 @@ class DenseBlock(Part):
         In training, keep nothing but the maps, once; compute the rest again in the backward pass
         (arXiv 1707.06990). The same function to rounding.
     **options
-        Those of every part: activation, dropout_rate, momentum, epsilon,
+        Those of every part: activation, dropout_rate, momentum, epsilon, synchronized,
         kernel_initializer, kernel_regularizer.
     """
 
@@ -217,14 +221,17 @@ class DenseBlock(Part):
         if training and ways.compiles(self._functions(), x):
             return ways.compiled_block(self.dense_layers, x, self.memory_efficient)
         if training and self.memory_efficient:
-            return recomputation.dense_block(self.dense_layers, x)
-        statistics = moments(x) if training else None
+            return recomputation.dense_block(self.dense_layers, x, self.composite.synchronized)
+        statistics = self._moments(x) if training else None
         with moving_together():
             for layer in self.dense_layers:
                 new = layer(x, training=training, statistics=statistics)  # (…, k)
                 x = ops.concatenate([x, new], axis=-1)  # (…, k0 + l k)
-                statistics = statistics.join(moments(new)) if training else None
+                statistics = statistics.join(self._moments(new)) if training else None
         return x
+
+    def _moments(self, x: Any) -> Statistics:
+        return moments(x, self.composite.synchronized)
 
     def _functions(self) -> list[CompositeFunction]:
         return [function for layer in self.dense_layers for function in layer.functions]
@@ -259,7 +266,7 @@ class Transition(Part):
     memory_efficient : bool
         In training, keep nothing but the input; compute the rest again in the backward pass.
     **options
-        Those of every part: activation, dropout_rate, momentum, epsilon,
+        Those of every part: activation, dropout_rate, momentum, epsilon, synchronized,
         kernel_initializer, kernel_regularizer.
     """
 

@@ -61,6 +61,7 @@ def from_configuration(
     dropout_rate: float = 0.0,
     momentum: float = 0.99,
     epsilon: float = 1.001e-5,
+    synchronized: bool = False,
     kernel_initializer: Any = HeNormalFanOut,
     kernel_regularizer: Any = None,
     memory_efficient: bool = False,
@@ -98,9 +99,10 @@ def from_configuration(
         Of the classifier; None gives logits.
     name : str
         Name of the model and prefix of its layers' names.
-    activation, dropout_rate, momentum, epsilon, kernel_initializer, kernel_regularizer
-        Of every composite function; see :class:`densenet_nb.layers.CompositeFunction`. The
-        regularizer is the stem's and the classifier's as well.
+    activation, dropout_rate, momentum, epsilon, synchronized
+        Of every composite function; see :class:`densenet_nb.layers.CompositeFunction`.
+    kernel_initializer, kernel_regularizer
+        Of every convolution; the regularizer is the classifier's as well.
     memory_efficient : bool
         Train in a fraction of the memory and a little more time, by computing again in the
         backward pass what is cheap (arXiv 1707.06990): the same function, weights and files.
@@ -133,6 +135,7 @@ def from_configuration(
         dropout_rate=dropout_rate,
         momentum=momentum,
         epsilon=epsilon,
+        synchronized=synchronized,
         kernel_initializer=kernel_initializer,
         kernel_regularizer=kernel_regularizer,
     )
@@ -322,7 +325,10 @@ def _normalize_activate(
     x: keras.KerasTensor, composite: CompositeOptions, name: str
 ) -> keras.KerasTensor:
     x = BatchNormalization(
-        momentum=composite.momentum, epsilon=composite.epsilon, name=f"{name}_norm"
+        momentum=composite.momentum,
+        epsilon=composite.epsilon,
+        synchronized=composite.synchronized,
+        name=f"{name}_norm",
     )(x)
     return activation_layer(composite.activation, f"{name}_relu")(x)
 

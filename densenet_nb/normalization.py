@@ -25,7 +25,7 @@ if keras.backend.backend() == "tensorflow":
 
 __all__ = ["BatchNormalization", "Statistics", "moments", "moments_gradient"]
 
-FIXED = {"axis": -1, "center": True, "scale": True, "renorm": False, "synchronized": False}
+FIXED = {"axis": -1, "center": True, "scale": True, "renorm": False}
 """Keywords of Keras's layer that the kernel's one form leaves no choice of."""
 
 
@@ -71,13 +71,14 @@ class BatchNormalization(RunsOnce, keras.layers.BatchNormalization):
     Parameters
     ----------
     **kwargs
-        Those of ``keras.layers.BatchNormalization``. `axis`, `center`, `scale`, `renorm` and
-        `synchronized` have their default only.
+        Those of ``keras.layers.BatchNormalization``. `axis`, `center`, `scale` and `renorm` have
+        their default only. With `synchronized` the batch is that of all replicas of a
+        ``tf.distribute`` strategy together.
 
     Raises
     ------
     ValueError
-        One of those five has another value.
+        One of those four has another value.
     tf.errors.InvalidArgumentError
         A training batch without a single image reached the layer.
 
@@ -103,12 +104,13 @@ class BatchNormalization(RunsOnce, keras.layers.BatchNormalization):
             normalize = kernel_normalize if self.uses_kernel(inputs) else ops_normalize
             constants = Statistics(self.moving_mean.value, self.moving_variance.value)
             return normalize(inputs, *learned, constants, epsilon=self.epsilon)
-        if statistics is None and self.uses_kernel(inputs) and compiled.serves(inputs):
+        own = statistics is None and not self.synchronized
+        if own and self.uses_kernel(inputs) and compiled.serves(inputs):
             outputs, statistics = compiled.normalize(inputs, *learned, epsilon=self.epsilon)
-        elif statistics is None and self.uses_kernel(inputs):
+        elif own and self.uses_kernel(inputs):
             outputs, statistics, _ = kernel_batch_norm(inputs, *learned, epsilon=self.epsilon)
         else:
-            statistics = statistics or moments(inputs)
+            statistics = statistics or moments(inputs, self.synchronized)
             outputs = ops_normalize(inputs, *learned, statistics, epsilon=self.epsilon)
         self.move_averages(inputs, statistics)
         return outputs

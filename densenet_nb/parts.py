@@ -11,6 +11,7 @@ import keras
 
 from densenet_nb.checks import (
     require_backend,
+    require_boolean,
     require_channels_last,
     require_known_keywords,
     require_name,
@@ -49,6 +50,7 @@ class CompositeOptions:
     dropout_rate: float
     momentum: float
     epsilon: float
+    synchronized: bool
     kernel_initializer: Any
     kernel_regularizer: Any
 
@@ -61,6 +63,7 @@ class CompositeOptions:
             raise ValueError(
                 f"epsilon={self.epsilon!r}: must be above 0; the paper's code has 1e-5."
             )
+        require_boolean("synchronized", self.synchronized)
         if isinstance(self.activation, type):
             raise ValueError(
                 f"activation={self.activation.__name__}: a class; give an instance, such as "
@@ -103,6 +106,9 @@ class Part(RunsOnce, keras.layers.Layer):
     momentum, epsilon : float
         Of batch normalization: the share of the old moving average kept each step, in [0, 1), and
         what is added to the variance, above 0. Defaults as in ``keras.applications``.
+    synchronized : bool
+        Whether batch normalization takes the statistics of all replicas of a ``tf.distribute``
+        strategy together (TensorFlow only), so that the network trains as on one device.
     kernel_initializer : str or keras.initializers.Initializer
         Of the convolutions.
     kernel_regularizer : str or keras.regularizers.Regularizer, optional
@@ -125,6 +131,7 @@ class Part(RunsOnce, keras.layers.Layer):
         dropout_rate: float = 0.0,
         momentum: float = 0.99,
         epsilon: float = 1.001e-5,
+        synchronized: bool = False,
         kernel_initializer: Any = HeNormalFanOut,
         kernel_regularizer: Any = None,
         **kwargs: Any,
@@ -141,6 +148,7 @@ class Part(RunsOnce, keras.layers.Layer):
             dropout_rate=dropout_rate,
             momentum=momentum,
             epsilon=epsilon,
+            synchronized=synchronized,
             kernel_initializer=kernel_initializer,
             kernel_regularizer=kernel_regularizer,
         )

@@ -69,8 +69,10 @@ def train(
         As ``recipe.network`` builds it, with probabilities (batch, classes) for output. Built in
         the scope of a ``tf.distribute.MirroredStrategy`` or ``MultiWorkerMirroredStrategy``, it is
         trained on all of its devices: each normalizes with the statistics of its own share of the
-        batch, and the averages kept are the first device's. So the losses are those of one device
-        where normalization is frozen, and near them otherwise. Several machines need `folder` on a
+        batch, and the averages kept are the first device's. So the losses are near those of one
+        device; they are the same where normalization is frozen, and in a network built with
+        ``synchronized=True``, which costs two exchanges between the devices for each
+        normalization. Several machines need `folder` on a
         disk that all of them reach; TensorFlow notices a machine that ended at once, one that is
         silent after the strategy's ``CommunicationOptions(timeout_seconds=…)``.
     data : Splits

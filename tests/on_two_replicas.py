@@ -15,9 +15,9 @@ tf.config.set_logical_device_configuration(CPU, [tf.config.LogicalDeviceConfigur
 STRATEGY = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
-def networks(**options):
+def networks(strategy=STRATEGY, **options):
     """Both forms, compiled."""
-    with STRATEGY.scope():
+    with strategy.scope():
         pair = plain_and_lean((1, 1), **options)
         for network in pair:
             reset_seeds(network)
@@ -58,6 +58,15 @@ def check_memory_efficient_trains_as_plain_does():
 
 def check_memory_efficient_trains_as_plain_does_with_dropout():
     check_alike(*networks(bottleneck=False, dropout_rate=0.3))
+
+
+def check_synchronized_statistics_are_those_of_one_device():
+    alone, _ = networks(tf.distribute.get_strategy())
+    plain, lean = networks(synchronized=True)
+    for network in (alone, plain, lean):
+        fit(network, count=16, batch_size=8)
+    for arrays in zip(*(network.get_weights() for network in (alone, plain, lean)), strict=True):
+        assert all(relative_error(ours, arrays[0]) < 1e-4 for ours in arrays[1:])
 
 
 def check_a_last_batch_smaller_than_the_replicas():

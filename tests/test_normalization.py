@@ -335,7 +335,7 @@ def test_empty_batch_without_the_kernel_moves_nothing():
 
 @pytest.mark.parametrize(
     ("keyword", "value"),
-    [("axis", 1), ("center", False), ("scale", False), ("renorm", True), ("synchronized", True)],
+    [("axis", 1), ("center", False), ("scale", False), ("renorm", True)],
 )
 def test_what_it_cannot_do_is_refused(keyword, value):
     with pytest.raises(ValueError, match=f"{keyword}={value}.*keras.layers.BatchNormalization"):

@@ -1,7 +1,7 @@
 """Two training processes on 127.0.0.1, as two machines.
 
-``python training_workers.py FOLDER EPOCHS`` is one; TF_CONFIG says which. Batch normalization is
-frozen: then shares of a batch know nothing of one another, and the losses are those of one machine.
+``python training_workers.py FOLDER EPOCHS`` is one; TF_CONFIG says which. Their statistics are
+synchronized, so the losses are those of one machine.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 import training_run
 
-from densenet_nb import finetuning, recipes, training
+from densenet_nb import recipes, training
 
 RECIPE = recipes.Recipe(epochs=2, batch_size=16, augmentation="shift", dropout_rate=0.0)
 
@@ -51,12 +51,15 @@ def ended(worker):
     return json.loads(printed.splitlines()[-1])
 
 
+def built():
+    """Build a network that trains as on one device; softplus has no kink to round over."""
+    return training_run.built(RECIPE, synchronized=True, activation="softplus")
+
+
 def trained(folder, epochs=RECIPE.epochs):
     """Train; return history and weights, as lists."""
     recipe = dataclasses.replace(RECIPE, epochs=epochs)
-    model = training_run.built(recipe)
-    for norm in finetuning.normalizations(model):
-        norm.trainable = False
+    model = built()
     arrays = training.train(
         model,
         training_run.data(),

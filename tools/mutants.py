@@ -63,6 +63,13 @@ FAULTS = [
         NORMALIZATION,
     ),
     Fault(
+        "the gradients of synchronized statistics stay on their device",
+        "engine/statistics.py",
+        "dmean, dvariance = total([dmean, dvariance], synchronized)",
+        "",
+        "test_processes.py -k replicas",
+    ),
+    Fault(
         "the gradient of a given variance lacks a factor",
         "engine/kernels.py",
         "-0.5 * scale * r * dgamma",

@@ -61,7 +61,7 @@ def recompute(layer: keras.layers.Layer, call: Callable, x: Any) -> Any:
     return outputs
 
 
-def dense_block(layers: Sequence[keras.layers.Layer], x: Any) -> Any:
+def dense_block(layers: Sequence[keras.layers.Layer], x: Any, synchronized: bool = False) -> Any:
     """Return all maps of a dense block in training, keeping nothing but these maps.
 
     What the l-th layer read is the front of the maps, so its backward pass cuts it out and runs
@@ -74,6 +74,8 @@ def dense_block(layers: Sequence[keras.layers.Layer], x: Any) -> Any:
         Built; each reads all maps before it and makes k.
     x : tensor
         (batch, height, width, k0).
+    synchronized : bool
+        Whether statistics are those of all replicas together.
 
     Returns
     -------
@@ -84,11 +86,11 @@ def dense_block(layers: Sequence[keras.layers.Layer], x: Any) -> Any:
 
     @ops.custom_gradient
     def function(x, weights):  # noqa: ANN001, ANN202
-        maps, statistics, states = x, moments(x), []
+        maps, statistics, states = x, moments(x, synchronized), []
         for run, given in zip(runs, weights, strict=True):
             new, state = run(given, maps, statistics.mean, statistics.variance)
             maps = ops.concatenate([maps, new], axis=-1)
-            statistics = statistics.join(moments(new))
+            statistics = statistics.join(moments(new, synchronized))
             states.append(state)
         vectors = (statistics.mean, statistics.variance)
 
@@ -100,13 +102,14 @@ def dense_block(layers: Sequence[keras.layers.Layer], x: Any) -> Any:
                 front, new = ops.split(_after(dfront, front), [width], axis=-1)
                 dfront, dnew = ops.split(dfront, [width], axis=-1)
                 mean = vectors[0][width : width + new.shape[-1]]
-                dnew = dnew + moments_gradient(new, mean, *(d[width:] for d in dstatistics))
+                dmoments = [d[width:] for d in dstatistics]
+                dnew = dnew + moments_gradient(new, mean, *dmoments, synchronized)
                 dx, *more, dgiven = run.gradients(dnew, given, front, *(v[:width] for v in vectors))
                 dfront = dfront + dx
                 dstatistics = [d[:width] + m for d, m in zip(dstatistics, more, strict=True)]
                 dweights.insert(0, dgiven)
             mean = vectors[0][: front.shape[-1]]
-            dx = dfront + moments_gradient(front, mean, *dstatistics)
+            dx = dfront + moments_gradient(front, mean, *dstatistics, synchronized)
             return differentiable_once((dx, dweights))
 
         return (maps, states), gradient

@@ -51,13 +51,15 @@ class Statistics:
         )
 
 
-def moments(x: Any) -> Statistics:
+def moments(x: Any, synchronized: bool = False) -> Statistics:
     """Compute the batch's mean and biased variance of each feature map.
 
     Parameters
     ----------
     x : tensor
         Feature maps, (batch, ..., channels); half precision is computed in float32.
+    synchronized : bool
+        Whether the batch is that of all replicas of a ``tf.distribute`` strategy together.
 
     Returns
     -------
@@ -66,40 +68,61 @@ def moments(x: Any) -> Statistics:
     """
     x = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
     axes = list(range(len(x.shape) - 1))
-    return Statistics(*(_kernel_moments if uses_kernel(x) else ops.moments)(x, axes))
+    if synchronized or uses_kernel(x):
+        return Statistics(*_moments(x, axes, synchronized))
+    return Statistics(*ops.moments(x, axes))
 
 
-def _kernel_moments(x, axes):  # noqa: ANN001, ANN202
+def _moments(x, axes, synchronized):  # noqa: ANN001, ANN202
     """Return the moments, with their gradient in a quarter of autodiff's operations."""
+
+    def average(values):  # noqa: ANN001, ANN202
+        if synchronized:
+            share = inverse_count(values, values.dtype, synchronized)
+            return total(tf.reduce_sum(values, axes) * share, synchronized)
+        return tf.reduce_mean(values, axes)
 
     @tf.custom_gradient
     def function(x):  # noqa: ANN001, ANN202
-        mean = tf.reduce_mean(x, axes)
-        variance = tf.reduce_mean(tf.math.squared_difference(x, mean), axes)
+        mean = average(x)
+        variance = average(tf.math.squared_difference(x, mean))
 
         def gradient(*upstream):  # noqa: ANN002, ANN202
-            return differentiable_once(moments_gradient(x, mean, *upstream))
+            return differentiable_once(moments_gradient(x, mean, *upstream, synchronized))
 
         return (mean, variance), gradient
 
     return function(x)
 
 
-def moments_gradient(x: Any, mean: Any, dmean: Any, dvariance: Any) -> Any:
+def total(values: Any, synchronized: bool) -> Any:
+    """Return the sums of `values`, a tensor or a structure of them, over the replicas, if asked.
+
+    Their gradients are summed by the same function: each replica's loss depends on all sums.
+    """
+    context = tf.distribute.get_replica_context() if synchronized else None
+    return context.all_reduce("SUM", values) if context else values
+
+
+def moments_gradient(
+    x: Any, mean: Any, dmean: Any, dvariance: Any, synchronized: bool = False
+) -> Any:
     """Return the gradient of `x` from those of its mean m and variance v, over n values each.
 
-    ∂x = (∂m + 2 (x − m) ∂v) / n, in the dtype of `x`.
+    ∂x = (∂m + 2 (x − m) ∂v) / n, in the dtype of `x`; if synchronized, the sums of the replicas'
+    gradients count, and the values of all.
     """
-    share = inverse_count(x, mean.dtype)
+    share = inverse_count(x, mean.dtype, synchronized)
+    dmean, dvariance = total([dmean, dvariance], synchronized)
     slope = dvariance * (2 * share)
     return ops.cast(ops.cast(x, mean.dtype) * slope + (dmean * share - mean * slope), x.dtype)
 
 
-def inverse_count(x: Any, dtype: str) -> Any:
+def inverse_count(x: Any, dtype: str, synchronized: bool = False) -> Any:
     """Return 1/n of the n values of each channel: a number, if the shape of `x` is known."""
-    if all(x.shape[:-1]):
+    if all(x.shape[:-1]) and not synchronized:
         return 1 / math.prod(x.shape[:-1])
-    return x.shape[-1] / ops.cast(size(x), dtype)
+    return x.shape[-1] / total(ops.cast(size(x), dtype), synchronized)
 
 
 def size(x: Any) -> Any:

@@ -11,7 +11,7 @@ import densenet_nb._startup  # noqa: F401
 
 import keras
 
-from densenet_nb.engine.statistics import Statistics, moving_together
+from densenet_nb.engine.statistics import Statistics, moments, moving_together
 
 if keras.backend.backend() == "tensorflow":
     from densenet_nb.engine import compiled, composite
@@ -49,6 +49,8 @@ def by_kernels(function: keras.layers.Layer, x: Any, statistics: Statistics | No
     norm = function.norm
     if not norm.trainable:
         statistics = Statistics(norm.moving_mean.value, norm.moving_variance.value)
+    elif statistics is None and norm.synchronized:
+        statistics = moments(x, norm.synchronized)
     outputs, statistics = composite.composite_function(
         x,
         *_vectors(function),
@@ -71,7 +73,8 @@ def compiles(functions: Iterable[keras.layers.Layer], x: Any) -> bool:
 
 
 def _plain(function: keras.layers.Layer) -> bool:
-    return function.norm.trainable and function.dropout.rate == 0
+    norm = function.norm
+    return norm.trainable and not norm.synchronized and function.dropout.rate == 0
 
 
 def compiled_block(layers: Sequence[keras.layers.Layer], x: Any, memory_efficient: bool) -> Any:
