@@ -1,7 +1,8 @@
 """DenseNets as Keras models: fast, and equal to the textbook's and to ``keras.applications``'.
 
 ``DenseNet121`` and its kin take the keywords of ``keras.applications.DenseNet121`` and, given the
-same weights, return the same outputs. Weights are never fetched: `weights` is None by default.
+same weights, return the same outputs. Nothing is fetched unless ``weights="imagenet"`` asks for it:
+`weights` is None by default.
 """
 
 import functools
@@ -16,6 +17,7 @@ import densenet_nb._startup  # noqa: F401
 import keras
 from keras import layers as stock
 
+from densenet_nb import weights as files
 from densenet_nb.configurations import (
     CONFIGURATIONS,
     Configuration,
@@ -40,7 +42,6 @@ from densenet_nb.normalization import (
     require_backend,
     require_channels_last,
 )
-from densenet_nb.weights import require_loadable
 
 __all__ = [
     "DenseNet",
@@ -75,12 +76,12 @@ class DenseNetModel(keras.Model):
     def load_weights(
         self, filepath: str | os.PathLike, skip_mismatch: bool = False, **kwargs: Any
     ) -> None:
-        """Load what ``save_weights`` or ``save`` of the same network wrote.
+        """Load what ``save_weights`` or ``save`` of the same network wrote, or its peer's file.
 
         Parameters
         ----------
         filepath : str or path
-            The ``.weights.h5`` or ``.keras`` file.
+            The ``.weights.h5`` or ``.keras`` file, or ``keras.applications``' ``.h5``.
         skip_mismatch : bool
             Whether to leave out the layers whose arrays have other shapes, with a warning, such as
             a classifier of another number of classes.
@@ -94,7 +95,10 @@ class DenseNetModel(keras.Model):
         """
         classifier = self.layers[-1]
         known = isinstance(classifier, stock.Dense) and not skip_mismatch
-        require_loadable(filepath, classifier.units if known else None)
+        files.require_loadable(filepath, classifier.units if known else None)
+        if files.of_stock_layers(filepath):
+            files.load_stock(self, filepath, skip_mismatch)
+            return
         before = self.get_weights()
         try:
             super().load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
@@ -120,10 +124,6 @@ class DenseNetModel(keras.Model):
             UserWarning,
             stacklevel=2,
         )
-
-
-PEERS = ("DenseNet121", "DenseNet169", "DenseNet201")
-"""The networks that ``keras.applications`` has too."""
 
 
 def names_misspelt_keywords(function: Callable) -> Callable:
@@ -172,10 +172,12 @@ def from_configuration(
         Blocks, growth rate, bottleneck, compression, stem.
     include_top : bool
         Whether global average pooling and the classifier end the network.
-    weights : path, optional
-        A weights file that ``save_weights`` of the same network of ours wrote, loaded whole or not
-        at all (:class:`DenseNetModel`). Nothing is downloaded. Files of ``keras.applications`` are
-        loaded there, then carried over by ``model.set_weights(theirs.get_weights())``.
+    weights : {None, "imagenet"} or path
+        None: random. "imagenet": those of ``keras.applications``, fetched into Keras's cache if
+        they are not there (:func:`densenet_nb.weights.fetch`); they expect what
+        :func:`densenet_nb.weights.preprocess` makes of pixels. Or a weights file that
+        ``save_weights`` of the same network wrote, ours or ``keras.applications``', loaded whole
+        or not at all (:class:`DenseNetModel`).
     input_tensor : KerasTensor, optional
         Images, (batch, height, width, channels), instead of a new input.
     input_shape : tuple of int, optional
@@ -203,6 +205,8 @@ def from_configuration(
     ValueError
         A value out of range; the message names the value, the rule and the fix, and nothing has
         been built.
+    ConnectionError
+        ImageNet's weights cannot be fetched; nothing has been built.
     TypeError
         An unknown keyword.
     """
@@ -216,7 +220,6 @@ def from_configuration(
     require_boolean("include_top", include_top)
     classes = require_positive_integer("classes", classes)
     require_name(name)
-    _require_weights(weights, configuration, include_top, classes)
     require_boolean("memory_efficient", memory_efficient)
     classifier_activation = keras.activations.get(classifier_activation)
     if pooling not in (None, "avg", "max"):
@@ -230,6 +233,11 @@ def from_configuration(
         kernel_regularizer=kernel_regularizer,
     )
     images = _images(configuration, input_tensor, input_shape, include_top, name)
+    if weights == "imagenet":
+        _require_imagenet(configuration, include_top, classes, images.shape[-1], epsilon)
+        weights = files.fetch(PEERS[configuration], include_top)
+    elif weights is not None:
+        files.require_loadable(weights, classes if include_top else None)
     x = _stem(images, configuration, composite, name)
     for index, num_layers in enumerate(configuration.blocks, start=1):
         if index > 1:
@@ -373,8 +381,8 @@ def _imagenet_network(key: str) -> Callable[..., keras.Model]:
     network.__doc__ = f"""Build {key}: blocks {paper.blocks}, k = {paper.growth_rate}.
 
     A drop-in for ``keras.applications``' function of the same name where there is one: the same
-    keywords, weights and outputs, but `weights` is None by default and nothing is fetched. Beyond
-    its keywords: `growth_rate`, `compression` and those of :func:`from_configuration`, which
+    keywords, weights and outputs, but `weights` is None by default, not "imagenet". Beyond its
+    keywords: `growth_rate`, `compression` and those of :func:`from_configuration`, which
     explains them all.
 
     A dense block is one layer here, so recipes that loop over ``model.layers`` read otherwise:
@@ -496,22 +504,22 @@ def _require_image_shape(name: str, shape: Any, stride: int) -> tuple[int | None
     return shape
 
 
-def _require_weights(
-    weights: Any, configuration: Configuration, include_top: bool, classes: int
+PEERS = {CONFIGURATIONS[name]: name for name in files.PUBLISHED}
+"""The networks that ``keras.applications`` has too."""
+
+
+def _require_imagenet(
+    configuration: Configuration, include_top: bool, classes: int, channels: int, epsilon: float
 ) -> None:
-    if weights is None:
+    """Raise a ValueError unless ImageNet's weights belong to such a network."""
+    if configuration not in PEERS:
+        how = f"keras.applications has them for {', '.join(PEERS.values())} and no other network."
+    elif include_top and classes != 1000:
+        how = f"They have 1000 classes, not {classes}: take them with include_top=False."
+    elif channels != 3:
+        how = f"They take images of 3 channels, not {channels}: repeat a single channel."
+    elif epsilon != files.KERAS_EPSILON:
+        how = f"They were trained with epsilon={files.KERAS_EPSILON}, not {epsilon}."
+    else:
         return
-    if weights == "imagenet":
-        peers = {CONFIGURATIONS[peer]: peer for peer in PEERS}
-        peer = peers.get(configuration)
-        if peer is None:
-            how = f"keras.applications has them for {', '.join(PEERS)} and no other network."
-        elif include_top and classes != 1000:
-            how = f"They have 1000 classes, not {classes}: take them with include_top=False."
-        else:
-            how = (
-                "keras.applications fetches them; copy them over: model.set_weights("
-                f"keras.applications.{peer}(include_top={include_top}).get_weights())."
-            )
-        raise ValueError(f"weights='imagenet': nothing is fetched unasked. {how}")
-    require_loadable(weights, classes if include_top else None)
+    raise ValueError(f"weights='imagenet': {how}")
