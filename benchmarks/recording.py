@@ -23,6 +23,7 @@ PACKAGES = (
     "jax",
     "torch",
     "torchvision",
+    "timm",
     "onnxruntime",
 )
 """Whose versions a record holds, where they are installed."""

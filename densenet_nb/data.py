@@ -10,19 +10,16 @@ import difflib
 import functools
 import io
 import os
-import socket
-import threading
 from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from densenet_nb._startup import miss_gpu, quietly
 
 import numpy as np
 
+from densenet_nb import connection
 from densenet_nb.checks import require_positive_integer
 
 with quietly():  # Keras may run on another backend, and then TensorFlow starts here
@@ -36,8 +33,6 @@ with quietly():  # Keras may run on another backend, and then TensorFlow starts 
 __all__ = ["Digits", "load", "load_arrays", "photograph"]
 
 _PHOTOGRAPHS = ("china", "flower")
-_CONNECT_SECONDS = 4
-_PORTS = {"http": 80, "https": 443, "ftp": 21}
 _SHUFFLE_BUFFER = 10_000  # TFDS has already put the examples on disk in a random order
 
 # A bar shows times, which differ in every run of a notebook; where ipywidgets is missing it also
@@ -368,7 +363,7 @@ def _guarded_downloads(
     setting for either, so its download manager is given this check on its way to the network.
     """
     make = builder._make_download_manager
-    answers = functools.cache(_answers)
+    answers = functools.cache(connection.answers)
 
     def make_guarded(**arguments: Any) -> tfds.download.DownloadManager:
         manager = make(**arguments)
@@ -379,9 +374,9 @@ def _guarded_downloads(
                 raise FileNotFoundError(
                     f"{name}: manual_dir lacks the file of {resource.url}. {ways}"
                 )
-            if not answers(*_first_host(resource.url)):
+            if not answers(*connection.first_host(resource.url)):
                 raise ConnectionError(
-                    f"{name}: no answer within {_CONNECT_SECONDS} s on the way to "
+                    f"{name}: no answer within {connection.SECONDS} s on the way to "
                     f"{resource.url}. {ways}"
                 )
             return fetch(resource)
@@ -430,26 +425,3 @@ def _call(name: str, builder: tfds.core.DatasetBuilder, **sources: Any) -> str:
         elif value:
             written.append(f"{key}={str(value)!r}")
     return f"densenet_nb.data.load({', '.join(written)})"
-
-
-def _first_host(url: str) -> tuple[str, int]:
-    """Return host and port that a request for `url` goes to first: the proxy's, if there is one."""
-    parts = urlsplit(url)
-    proxy = getproxies().get(parts.scheme)
-    if proxy and not proxy_bypass(parts.hostname):
-        parts = urlsplit(proxy if "//" in proxy else f"http://{proxy}")
-    return parts.hostname, parts.port or _PORTS.get(parts.scheme, 443)
-
-
-def _answers(host: str, port: int) -> bool:
-    """Whether a connection is made in time. Looking a name up has no time limit: hence a thread."""
-    connected = threading.Event()
-
-    def connect() -> None:
-        with contextlib.suppress(OSError), socket.create_connection((host, port), _CONNECT_SECONDS):
-            connected.set()
-
-    thread = threading.Thread(target=connect, daemon=True)
-    thread.start()
-    thread.join(_CONNECT_SECONDS)
-    return connected.is_set()

@@ -231,7 +231,7 @@ def require_foldable(model: Any) -> None:
     if not isinstance(model, keras.Model):
         raise TypeError(f"model={model!r}: must be a keras.Model, such as DenseNet121() returns.")
     _require_tensorflow()
-    if not _is_graph(model):
+    if not is_graph(model):
         raise ValueError(
             f"model {model.name!r} is a {type(model).__name__}, a subclass with its own call: "
             "code, not a graph of layers that can be folded. Build it as a functional model: "
@@ -251,7 +251,7 @@ def require_foldable(model: Any) -> None:
     for layer in model._flatten_layers(include_self=False):
         if isinstance(layer, keras.layers.InputLayer):
             continue
-        if isinstance(layer, keras.Model) and not _is_graph(layer):
+        if isinstance(layer, keras.Model) and not is_graph(layer):
             raise ValueError(
                 f"layer {layer.name!r} is a {type(layer).__name__}, a subclass of keras.Model with "
                 "its own call: code, not a graph of layers that can be folded. Build it as a "
@@ -290,9 +290,16 @@ def _require_onnx() -> tuple[Any, Any]:
     return onnx, tf2onnx
 
 
-def _is_graph(model: keras.Layer) -> bool:
+def is_graph(model: keras.Layer) -> bool:
     """Whether the model is its graph of layers, and no code of a subclass."""
     return type(model).call in (Functional.call, keras.Sequential.call)
+
+
+def through_graph(model: keras.Model, x: Any, called: Callable) -> Any:
+    """Run a model's layers on `x`, each as `called` of it does; see :func:`is_graph`."""
+    graph = model._functional if isinstance(model, keras.Sequential) else model
+    x = graph._standardize_inputs(x)  # a nested model's may have another dtype or order
+    return graph._run_through_graph(x, operation_fn=called)
 
 
 def _operations(operation: Any) -> Iterator:
@@ -314,7 +321,7 @@ def _takes_images_apart(model: keras.Model) -> bool:
     """
     return all(
         isinstance(operation, keras.Layer)
-        and (_is_graph(operation) or _is_known(operation))
+        and (is_graph(operation) or _is_known(operation))
         and _is_known(_activation(operation))
         and all(axis == -1 or axis > 0 for axis in _axes(operation))
         for operation in _operations(model)
@@ -423,9 +430,7 @@ class _Folding:
         self.convolved: dict[Any, _Convolved] = {}
 
     def run(self, model: keras.Model, x: Any) -> Any:
-        graph = model._functional if isinstance(model, keras.Sequential) else model
-        x = graph._standardize_inputs(x)  # a nested model's may have another dtype or order
-        return graph._run_through_graph(x, operation_fn=self.folded)
+        return through_graph(model, x, self.folded)
 
     def folded(self, operation: Any) -> Callable:
         """Return what computes an operation of the graph: its folded form, or itself."""

@@ -1,7 +1,8 @@
 """DenseNets as Keras models: fast, and equal to the textbook's and to ``keras.applications``'.
 
 ``DenseNet121`` and its kin take the keywords of ``keras.applications.DenseNet121`` and, given the
-same weights, return the same outputs. Weights are never fetched: `weights` is None by default.
+same weights, return the same outputs. Nothing is fetched unless ``weights="imagenet"`` asks for it:
+`weights` is None by default.
 """
 
 import os
@@ -13,6 +14,7 @@ import densenet_nb._startup  # noqa: F401
 import keras
 from keras import layers as stock
 
+from densenet_nb import weights as files
 from densenet_nb.checks import (
     require_backend,
     require_boolean,
@@ -25,8 +27,8 @@ from densenet_nb.layers import DenseBlock, HeNormalFanOut, StemPooling, Transiti
 from densenet_nb.network import DenseNetModel, image_input
 from densenet_nb.normalization import BatchNormalization
 from densenet_nb.parts import CompositeOptions, activation_layer, fresh
+from densenet_nb.pyramid import feature_pyramid, keras_applications_names
 from densenet_nb.signatures import names_misspelt_keywords, takes_options_of
-from densenet_nb.weights import require_loadable
 
 __all__ = [
     "DenseNet",
@@ -36,13 +38,10 @@ __all__ = [
     "DenseNet201",
     "DenseNet264",
     "DenseNetCIFAR",
+    "feature_pyramid",
     "from_configuration",
     "keras_applications_names",
 ]
-
-
-PEERS = ("DenseNet121", "DenseNet169", "DenseNet201")
-"""The networks that ``keras.applications`` has too."""
 
 
 @names_misspelt_keywords
@@ -69,10 +68,9 @@ def from_configuration(
     """Build the network of a configuration.
 
     Layers are named ``{name}_stem_conv``, ``{name}_block1``, ``{name}_transition1``, … (the keys
-    of :func:`keras_applications_names`), so ``model.get_layer(f"{name}_block2").output`` is a
-    feature map for a decoder, and networks of different names can share an input. Dense layers
-    are inside their block: ``block.dense_layers[0].functions[0].norm`` is the first
-    normalization.
+    of :func:`keras_applications_names`), so networks of different names can share an input, and
+    :func:`feature_pyramid` gives their maps to a decoder. Dense layers are inside their block:
+    ``block.dense_layers[0].functions[0].norm`` is the first normalization.
 
     Parameters
     ----------
@@ -80,10 +78,12 @@ def from_configuration(
         Blocks, growth rate, bottleneck, compression, stem.
     include_top : bool
         Whether global average pooling and the classifier end the network.
-    weights : path, optional
-        A weights file that ``save_weights`` of the same network of ours wrote, loaded whole or not
-        at all (:class:`DenseNetModel`). Nothing is downloaded. Files of ``keras.applications`` are
-        loaded there, then carried over by ``model.set_weights(theirs.get_weights())``.
+    weights : {None, "imagenet"} or path
+        None: random. "imagenet": those of ``keras.applications``, fetched into Keras's cache if
+        they are not there (:func:`densenet_nb.weights.fetch`); they expect what
+        :func:`densenet_nb.weights.preprocess` makes of pixels. Or a weights file that
+        ``save_weights`` of the same network wrote, ours or ``keras.applications``', loaded whole
+        or not at all (:class:`DenseNetModel`).
     input_tensor : KerasTensor, optional
         Images, (batch, height, width, channels), instead of a new input.
     input_shape : tuple of int, optional
@@ -112,6 +112,8 @@ def from_configuration(
     ValueError
         A value out of range; the message names the value, the rule and the fix, and nothing has
         been built.
+    ConnectionError
+        ImageNet's weights cannot be fetched; nothing has been built.
     TypeError
         An unknown keyword.
     """
@@ -125,7 +127,6 @@ def from_configuration(
     require_boolean("include_top", include_top)
     classes = require_positive_integer("classes", classes)
     require_name(name)
-    _require_weights(weights, configuration, include_top, classes)
     require_boolean("memory_efficient", memory_efficient)
     classifier_activation = keras.activations.get(classifier_activation)
     if pooling not in (None, "avg", "max"):
@@ -140,6 +141,10 @@ def from_configuration(
         kernel_regularizer=kernel_regularizer,
     )
     images = image_input(configuration, input_tensor, input_shape, include_top, name)
+    if weights == "imagenet":
+        weights = files.published(configuration, include_top, classes, images.shape[-1], epsilon)
+    elif weights is not None:
+        files.require_loadable(weights, classes if include_top else None)
     x = _stem(images, configuration, composite, name)
     for index, num_layers in enumerate(configuration.blocks, start=1):
         if index > 1:
@@ -254,8 +259,8 @@ def _imagenet_network(key: str) -> Callable[..., keras.Model]:
     network.__doc__ = f"""Build {key}: blocks {paper.blocks}, k = {paper.growth_rate}.
 
     A drop-in for ``keras.applications``' function of the same name where there is one: the same
-    keywords, weights and outputs, but `weights` is None by default and nothing is fetched. Beyond
-    its keywords: `growth_rate`, `compression` and those of :func:`from_configuration`, which
+    keywords, weights and outputs, but `weights` is None by default, not "imagenet". Beyond its
+    keywords: `growth_rate`, `compression` and those of :func:`from_configuration`, which
     explains them all.
 
     A dense block is one layer here, so recipes that loop over ``model.layers`` read otherwise:
@@ -279,27 +284,6 @@ DenseNet161 = _imagenet_network("DenseNet161")
 DenseNet169 = _imagenet_network("DenseNet169")
 DenseNet201 = _imagenet_network("DenseNet201")
 DenseNet264 = _imagenet_network("DenseNet264")
-
-
-def keras_applications_names(configuration: Configuration) -> dict[str, str]:
-    """Map our layers' names, without the model's prefix, to those of ``keras.applications``.
-
-    With the same weights, the two layers of a pair have equal outputs. (For a network that is not
-    there, theirs are the names that it would have.)
-    """
-    names = {"stem_conv": "conv1_conv"}
-    if configuration.imagenet_stem:
-        names |= {"stem_norm": "conv1_bn", "stem_relu": "conv1_relu", "stem_pool": "pool1"}
-    for index, num_layers in enumerate(configuration.blocks, start=1):
-        if index > 1:
-            names[f"transition{index - 1}"] = f"pool{index}_pool"
-        names[f"block{index}"] = f"conv{index + 1}_block{num_layers}_concat"
-    return names | {
-        "final_norm": "bn",
-        "final_relu": "relu",
-        "pool": "avg_pool",
-        "classifier": "predictions",
-    }
 
 
 def _stem(
@@ -331,24 +315,3 @@ def _normalize_activate(
         name=f"{name}_norm",
     )(x)
     return activation_layer(composite.activation, f"{name}_relu")(x)
-
-
-def _require_weights(
-    weights: Any, configuration: Configuration, include_top: bool, classes: int
-) -> None:
-    if weights is None:
-        return
-    if weights == "imagenet":
-        peers = {CONFIGURATIONS[peer]: peer for peer in PEERS}
-        peer = peers.get(configuration)
-        if peer is None:
-            how = f"keras.applications has them for {', '.join(PEERS)} and no other network."
-        elif include_top and classes != 1000:
-            how = f"They have 1000 classes, not {classes}: take them with include_top=False."
-        else:
-            how = (
-                "keras.applications fetches them; copy them over: model.set_weights("
-                f"keras.applications.{peer}(include_top={include_top}).get_weights())."
-            )
-        raise ValueError(f"weights='imagenet': nothing is fetched unasked. {how}")
-    require_loadable(weights, classes if include_top else None)

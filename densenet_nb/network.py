@@ -8,9 +8,9 @@ import densenet_nb._startup  # noqa: F401
 
 import keras
 
+from densenet_nb import weights as files
 from densenet_nb.checks import require_image_shape
 from densenet_nb.configurations import Configuration
-from densenet_nb.weights import require_loadable
 
 __all__ = ["DenseNetModel", "image_input"]
 
@@ -35,12 +35,12 @@ class DenseNetModel(keras.Model):
     def load_weights(
         self, filepath: str | os.PathLike, skip_mismatch: bool = False, **kwargs: Any
     ) -> None:
-        """Load what ``save_weights`` or ``save`` of the same network wrote.
+        """Load what ``save_weights`` or ``save`` of the same network wrote, or its peer's file.
 
         Parameters
         ----------
         filepath : str or path
-            The ``.weights.h5`` or ``.keras`` file.
+            The ``.weights.h5`` or ``.keras`` file, or ``keras.applications``' ``.h5``.
         skip_mismatch : bool
             Whether to leave out the layers whose arrays have other shapes, with a warning, such as
             a classifier of another number of classes.
@@ -54,7 +54,10 @@ class DenseNetModel(keras.Model):
         """
         classifier = self.layers[-1]
         known = isinstance(classifier, keras.layers.Dense) and not skip_mismatch
-        require_loadable(filepath, classifier.units if known else None)
+        files.require_loadable(filepath, classifier.units if known else None)
+        if files.of_stock_layers(filepath):
+            files.load_stock(self, filepath, skip_mismatch)
+            return
         before = self.get_weights()
         try:
             super().load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)

@@ -41,6 +41,7 @@ __all__ = [
     "gradient_by_layer",
     "kept_against_depth",
     "learning_curve",
+    "overlays",
     "paired_differences",
     "show",
     "side_by_side",
@@ -135,6 +136,28 @@ def feature_maps(rows: Mapping[str, Sequence[np.ndarray]]) -> Figure:
             axis.set_axis_off()
         for axis, image in zip(strip.axes, images, strict=False):  # a row may be a short one
             axis.imshow(image)
+    return figure
+
+
+@plt.rc_context(STYLE)
+def overlays(panels: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """Draw maps over the images that they explain, side by side.
+
+    Parameters
+    ----------
+    panels : mapping of str to (numpy.ndarray, numpy.ndarray)
+        Title; the image, (height, width) or (height, width, 3), drawn in gray; and the map over
+        it, of any height and width, stretched to the image's, with a color range of its own.
+    """
+    figure, axes = plt.subplots(1, len(panels), figsize=(9, 9 / len(panels) + 0.5), squeeze=False)
+    for axis, (title, (image, over)) in zip(axes[0], panels.items(), strict=True):
+        gray = image if image.ndim == 2 else image.mean(-1)
+        height, width = gray.shape
+        whole = (-0.5, width - 0.5, height - 0.5, -0.5)
+        axis.imshow(gray, cmap="gray")
+        axis.imshow(over, cmap="inferno", alpha=0.6, extent=whole, interpolation="bilinear")
+        axis.set_title(title, fontsize="medium")
+        axis.set_axis_off()
     return figure
 
 

@@ -12,10 +12,24 @@ import densenet_nb._startup  # noqa: F401
 import keras
 import numpy as np
 
+from densenet_nb.explanations import (
+    grad_cam,
+    guided_backpropagation,
+    integrated_gradients,
+    require_tensorflow,
+)
+
 if TYPE_CHECKING:
     import tensorflow as tf
 
-__all__ = ["gradient_norms", "kept_bytes", "kept_tensors"]
+__all__ = [
+    "grad_cam",
+    "gradient_norms",
+    "guided_backpropagation",
+    "integrated_gradients",
+    "kept_bytes",
+    "kept_tensors",
+]
 
 VIEWS = {"Identity", "Reshape", "Squeeze", "ExpandDims", "StopGradient", "PreventGradient"}
 """Operations that return their first input's values, unchanged and in their order."""
@@ -61,7 +75,7 @@ def gradient_norms(
     RuntimeError
         Keras runs on another backend than TensorFlow, whose gradient tape measures here.
     """
-    _require_tensorflow("gradient_norms")
+    require_tensorflow("gradient_norms")
     import tensorflow as tf
 
     from_logits = _ends_in_logits(model)
@@ -122,7 +136,7 @@ def kept_tensors(
     RuntimeError
         Keras runs on another backend than TensorFlow.
     """
-    _require_tensorflow("kept_tensors")
+    require_tensorflow("kept_tensors")
     import tensorflow as tf
 
     image_shape = tuple(model.input_shape[1:] if image_shape is None else image_shape)
@@ -235,11 +249,3 @@ def _grows(tensor: "tf.Tensor", batch_size: int) -> bool:
         and tensor.shape.rank >= 2
         and tensor.shape[0] == batch_size
     )
-
-
-def _require_tensorflow(name: str) -> None:
-    if keras.backend.backend() != "tensorflow":
-        raise RuntimeError(
-            f"{name} needs TensorFlow as Keras's backend, not {keras.backend.backend()}: "
-            "set KERAS_BACKEND=tensorflow before Keras is imported."
-        )

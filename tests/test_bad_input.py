@@ -103,16 +103,6 @@ BAD = {
         "give one of them",
     ),
     # weights, pooling, numbers of the composite function
-    "imagenet": (
-        lambda: models.DenseNet121(weights="imagenet"),
-        "weights='imagenet'",
-        "model.set_weights(keras.applications.DenseNet121(include_top=True).get_weights())",
-    ),
-    "imagenet without the top": (
-        lambda: models.DenseNet169(weights="imagenet", include_top=False),
-        "weights='imagenet'",
-        "model.set_weights(keras.applications.DenseNet169(include_top=False).get_weights())",
-    ),
     "imagenet of other classes": (
         lambda: models.DenseNet201(weights="imagenet", classes=10),
         "1000 classes, not 10",
@@ -122,6 +112,26 @@ BAD = {
         lambda: models.DenseNetCIFAR(weights="imagenet"),
         "weights='imagenet'",
         "DenseNet121, DenseNet169, DenseNet201 and no other",
+    ),
+    "imagenet of 161": (
+        lambda: models.DenseNet161(weights="imagenet", include_top=False),
+        "weights='imagenet'",
+        "and no other network",
+    ),
+    "imagenet with another growth rate": (
+        lambda: models.DenseNet121(weights="imagenet", growth_rate=12),
+        "weights='imagenet'",
+        "and no other network",
+    ),
+    "imagenet of gray images": (
+        lambda: models.DenseNet169(weights="imagenet", input_shape=(64, 64, 1)),
+        "3 channels, not 1",
+        "repeat",
+    ),
+    "imagenet with another epsilon": (
+        lambda: models.DenseNet121(weights="imagenet", epsilon=1e-3),
+        "epsilon=1.001e-05, not 0.001",
+        "trained",
     ),
     "weights unknown": (lambda: small(weights="noisy"), "weights='noisy'", "existing weights file"),
     "weights a folder": (lambda: small(weights="/"), "weights='/'", "existing weights file"),

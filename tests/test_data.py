@@ -22,7 +22,7 @@ import tensorflow_datasets as tfds
 from sklearn.datasets import load_digits, load_sample_image
 from tensorflow_datasets.image_classification import mnist
 
-from densenet_nb import data
+from densenet_nb import connection, data
 
 CLOSED = "http://127.0.0.1:9"  # the discard port: a proxy that is not there
 
@@ -438,10 +438,10 @@ def test_a_network_that_swallows_packets_is_given_up_in_time(monkeypatch):
         end.wait(60)
         raise TimeoutError
 
-    monkeypatch.setattr(data, "_CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(connection, "SECONDS", 0.2)
     monkeypatch.setattr(socket, "create_connection", swallow)
     start = time.monotonic()
-    assert not data._answers("example.org", 443)
+    assert not connection.answers("example.org", 443)
     assert time.monotonic() - start < 10
     end.set()
 
@@ -462,7 +462,7 @@ def test_the_host_asked_is_the_proxy_where_there_is_one(proxy, no_proxy, expecte
             monkeypatch.delenv(variable, raising=False)
         else:
             monkeypatch.setenv(variable, value)
-    assert data._first_host("https://example.org/file.gz") == expected
+    assert connection.first_host("https://example.org/file.gz") == expected
 
 
 class Remote(SizesDiffer):

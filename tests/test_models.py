@@ -460,3 +460,88 @@ def test_frozen_block_before_a_live_transition_equals_keras():
     for layer in frozen:
         layer.trainable = False
     check_step(ours, theirs)
+
+
+def test_the_pyramid_is_that_of_keras_applications():
+    """Each level equals its layer's output there; by default both libraries' networks have them."""
+    ours, theirs = peers()
+    randomize(ours)
+    theirs.set_weights(ours.get_weights())
+    found, expected = (models.feature_pyramid(model)(IMAGES) for model in (ours, theirs))
+    names = ["conv2_block1_concat", "conv3_block2_concat", "conv4_block1_concat", "relu"]
+    layers = keras.Model(theirs.input, [theirs.get_layer(name).output for name in names])
+    assert sorted(found) == sorted(expected) == ["P2", "P3", "P4", "P5"]
+    for level, right in zip(sorted(found), layers(IMAGES), strict=True):
+        np.testing.assert_array_equal(expected[level], right)
+        assert found[level].shape[1] == 64 / 2 ** int(level[1])
+        assert relative_error(np.array(found[level]), np.array(right)) < 1e-4
+
+
+def test_maps_by_block_and_by_either_librarys_name_come_in_one_call():
+    ours, theirs = peers()
+    names = ["stem_relu", "conv3_block2_concat", "block2", "avg_pool"]
+    found, expected = (models.feature_pyramid(model, names)(IMAGES) for model in (ours, theirs))
+    assert set(found) == set(expected) == set(names)
+    for name in names:
+        assert relative_error(np.array(found[name]), np.array(expected[name])) < 1e-4
+    own = models.feature_pyramid(ours, ["densenet_block2"])(IMAGES)["densenet_block2"]
+    np.testing.assert_array_equal(own, found["block2"])
+
+
+def test_the_pyramid_of_any_size():
+    """The stem rounds up, transitions down, as in keras.applications."""
+    height, width = 65, 126
+    images = np.zeros((1, height, width, 3), "float32")
+    sides = {"P2": (-(-height // 4), -(-width // 4))}
+    for level in (3, 4, 5):
+        sides[f"P{level}"] = tuple(side // 2 for side in sides[f"P{level - 1}"])
+    for model in peers(include_top=False, input_shape=(None, None, 3)):
+        found = models.feature_pyramid(model)(images)
+        assert {level: tuple(maps.shape[1:3]) for level, maps in found.items()} == sides
+
+
+@pytest.mark.parametrize("name", ["densenet_cifar", "mine"])
+def test_without_the_imagenet_stem_the_pyramid_begins_at_stride_1(name):
+    model = models.DenseNetCIFAR(10, 4, input_shape=(32, 32, 1), name=name)
+    around = keras.Model(model.input, keras.layers.Dense(3)(model.layers[-2].output))
+    for network in (model, around):
+        output = models.feature_pyramid(network).output
+        sizes = {level: maps.shape[1:] for level, maps in output.items()}
+        assert sizes == {"P0": (32, 32, 12), "P1": (16, 16, 10), "P2": (8, 8, 9)}
+
+
+def test_what_is_built_on_the_pyramid_trains_the_network():
+    """The gradients of a memory-efficient network are those through keras.applications' layers."""
+    options = {"activation": "softplus", "include_top": False, "input_shape": SHAPE}
+    _, theirs = peers(**options)
+    with_softplus(theirs)
+    ours = models.DenseNet(BLOCKS, memory_efficient=True, **options)
+    ours.set_weights(theirs.get_weights())
+    gradients = []
+    for model in (ours, theirs):
+        maps = models.feature_pyramid(model).output
+        pooled = [keras.layers.GlobalAveragePooling2D()(maps[level]) for level in sorted(maps)]
+        head = keras.Model(model.input, keras.layers.Concatenate()(pooled))
+        gradients.append(step(head, IMAGES).gradients)
+    assert relative_error(*gradients) < 1e-3
+
+
+NO_PYRAMID = {
+    "no DenseNet": (lambda: keras.Sequential([keras.Input(SHAPE), keras.layers.Flatten()]), None),
+    "no graph": (lambda: type("Own", (keras.Model,), {})(), None),
+    "unknown name": (lambda: models.DenseNetCIFAR(10, 4), ["block1", "block4"]),
+    "one name": (lambda: models.DenseNetCIFAR(10, 4), "block1"),
+}
+WORDS = {
+    "no DenseNet": "has no dense blocks: give the names of its layers",
+    "no graph": "must be a functional or sequential model",
+    "unknown name": "has no layer 'block4'; it has .*densenet_cifar_block3",
+    "one name": r"must be a sequence of names, such as \[\"block1\"\]",
+}
+
+
+@pytest.mark.parametrize("case", NO_PYRAMID)
+def test_what_has_no_pyramid_is_refused_by_name(case):
+    model, layers = NO_PYRAMID[case]
+    with pytest.raises(ValueError, match=WORDS[case]):
+        models.feature_pyramid(model(), layers)

@@ -36,6 +36,17 @@ def test_feature_maps_draws_each_image_in_its_row():
             np.testing.assert_array_equal(image, given)
 
 
+def test_overlays_draws_each_map_over_the_whole_of_its_image():
+    photograph, gray = np.arange(72, dtype=np.uint8).reshape(4, 6, 3), np.eye(5)
+    figure = plots.overlays({"a": (photograph, np.eye(2, 3)), "b": (gray, np.ones((3, 3)))})
+    (below, above), (gray_below, _) = (axis.images for axis in figure.axes)
+    assert [axis.get_title() for axis in figure.axes] == ["a", "b"]
+    np.testing.assert_array_equal(below.get_array(), photograph.mean(-1))
+    np.testing.assert_array_equal(gray_below.get_array(), gray)
+    np.testing.assert_array_equal(above.get_array(), np.eye(2, 3))
+    assert above.get_extent() == below.get_extent()
+
+
 def test_dense_layer_bars_draws_a_bar_for_each_layer():
     figure = plots.dense_layer_bars([3, -1, 4, 1, 5], (2, 3), "weights", 2, "limit")
     (axes,) = figure.axes
