@@ -17,7 +17,6 @@ the part with the newest maps, the small one, has to wait.
 import functools
 import inspect
 import os
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -30,6 +29,8 @@ from keras.src.models.functional import (
     operation_fn,  # and how it tells its layers that they don't train
 )
 
+from densenet_nb.engine.kernels import kernel_normalize
+from densenet_nb.engine.statistics import Statistics
 from densenet_nb.layers import CompositeFunction, DenseBlock, DenseLayer, Transition
 from densenet_nb.normalization import BatchNormalization
 
@@ -39,10 +40,9 @@ if keras.backend.backend() == "tensorflow":
         convert_variables_to_constants_v2,  # TensorFlow Lite's converter has no public name for it
     )
 
-__all__ = ["Predictor", "freeze", "load"]
+    from densenet_nb import exports
 
-OPSET = 18
-"""The version of ONNX's operations that `Predictor.export` writes."""
+__all__ = ["Predictor", "freeze", "load"]
 
 OUT_OF_REACH = 1e30
 """A clipping threshold that no feature map reaches: the channel counts as constant."""
@@ -99,13 +99,13 @@ def freeze(model: keras.Model) -> "Predictor":
     apart = _takes_images_apart(model)
     accepted = tf.TensorSpec((None, *signature.shape[1:]), signature.dtype) if apart else signature
 
-    def constants(split: bool) -> Any:
+    def constants(for_tensorflow: bool) -> Any:
         def forward(images: Any) -> Any:
-            return keras.tree.flatten(_Folding(split).run(model, images))[0]
+            return keras.tree.flatten(_Folding(for_tensorflow).run(model, images))[0]
 
         return convert_variables_to_constants_v2(_traced(forward, accepted))
 
-    module = _module(constants(split=False), constants(split=True), signature, accepted, apart)
+    module = _module(constants(False), constants(True), signature, accepted, apart)
     return Predictor(module, signature, accepted)
 
 
@@ -179,13 +179,16 @@ class Predictor:
         ValueError
             The shape of `images` is not the model's.
         """
+        return self._module.__call__(self._checked(images))  # an attribute: a SavedModel keeps it
+
+    def _checked(self, images: Any) -> Any:
         images = tf.cast(images, self._accepted.dtype)
         if not self._accepted.shape.is_compatible_with(images.shape):
             raise ValueError(
                 f"images have shape {tuple(images.shape)}: must be {self.input_shape}, "
                 "(batch, height, width, channels)."
             )
-        return self._module.__call__(images)  # an attribute, which a SavedModel keeps
+        return images
 
     def save(self, path: str | os.PathLike) -> None:
         """Write a SavedModel with the signature ``images -> predictions`` into the folder `path`.
@@ -203,27 +206,45 @@ class Predictor:
             input_signature=[self._signature],
         )
 
-    def export(self, path: str | os.PathLike) -> None:
-        """Write an ONNX file with input ``images`` and output ``predictions``.
+    def export(
+        self, path: str | os.PathLike, precision: str = "float32", examples: Any = None
+    ) -> None:
+        """Write a file for ONNX's runtimes (``.onnx``) or TensorFlow Lite, LiteRT (``.tflite``).
 
-        Axes of any size are named: ``batch``, ``height``, ``width``, and ``output_height`` and
-        ``output_width`` where the output is a feature map. A fixed batch size stays fixed.
+        Its input is ``images`` and its output ``predictions``, both as the model has them. Axes of
+        any size stay so, and a fixed batch size stays fixed. (ONNX names them: ``batch``,
+        ``height``, ``width``, and ``output_height`` and ``output_width`` of a feature map.)
+
+        Parameters
+        ----------
+        path : path
+            The file; its suffix says for which.
+        precision : str
+            In which it computes. ``"float32"``: to rounding the predictor's answers.
+            ``"float16"``, of ONNX only: half the bytes, to about 1e-3. ``"int8"``, of TensorFlow
+            Lite only: a quarter of the bytes, to a few per cent.
+        examples : array, optional
+            For ``"int8"``: (n, height, width, channels), some hundred images such as will come,
+            by which the range of each map is found.
 
         Raises
         ------
+        ValueError
+            Another suffix; a precision that the format does not have; examples missing, or of
+            another shape than the images.
         ImportError
-            The extra ``onnx`` is not installed.
+            For ONNX: the extra ``onnx`` is not installed.
         """
-        onnx, tf2onnx = _require_onnx()
-        converted, _ = tf2onnx.convert.from_function(
-            self._named(), input_signature=[self._signature], opset=OPSET
-        )
-        graph = converted.graph
-        del graph.value_info[:]  # shapes of intermediate maps, in terms of unnamed axes
-        _name_axes(graph.input[0], ("batch", "height", "width"))
-        _name_axes(graph.output[0], ("batch", "output_height", "output_width"))
-        onnx.checker.check_model(converted)
-        onnx.save(converted, os.fspath(path))
+        write = exports.writer(path, precision)
+        if (precision == "int8") != (examples is not None):
+            raise ValueError(
+                f"precision={precision!r}, examples "
+                f"{'missing' if examples is None else 'given'}: int8 asks for examples, "
+                "(n, height, width, channels), and nothing else does."
+            )
+        if examples is not None:
+            examples = self._checked(examples)
+        write(self._named(), os.fspath(path), examples)
 
 
 def require_foldable(model: Any) -> None:
@@ -272,22 +293,6 @@ def _require_tensorflow() -> None:
             f"backend {backend!r}: a predictor is a TensorFlow graph. Save the model's weights "
             "and load them with KERAS_BACKEND=tensorflow."
         )
-
-
-def _require_onnx() -> tuple[Any, Any]:
-    try:
-        import onnx
-        import tf2onnx
-        from keras.src.export.tf2onnx_lib import patch_tf2onnx
-    except ImportError as error:
-        raise ImportError(
-            f"export needs the package {error.name!r}: pip install densenet_nb[onnx]",
-            name=error.name,
-        ) from error
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"In the future `np\.object`", FutureWarning)
-        patch_tf2onnx()  # tf2onnx does not know NumPy 2
-    return onnx, tf2onnx
 
 
 def is_graph(model: keras.Layer) -> bool:
@@ -365,21 +370,20 @@ def _traced(forward: Callable, accepted: Any) -> Any:
     return needed
 
 
-def _module(bare: Callable, split: Callable, signature: Any, accepted: Any, apart: bool) -> Any:
+def _module(bare: Callable, fast: Callable, signature: Any, accepted: Any, apart: bool) -> Any:
     """Return what is saved: ``forward``, the bare graph, and ``__call__``, the fast one in halves.
 
-    The bare graph is for converters: a convolution in parts would cost them bytes. Halves of a
-    batch run at the same time: while one waits for memory (concatenation, clipping) the other
-    multiplies. A single image is not halved, and an empty batch is filled with one: TensorFlow's
-    kernels do not all take an empty batch. Where the model may read across images (not `apart`),
-    ``__call__`` is not halved.
+    The bare graph is what other runtimes are given. Halves of a batch run at the same time: while
+    one waits for memory (concatenation, clipping) the other multiplies. A single image is not
+    halved, and an empty batch is filled with one: TensorFlow's kernels do not all take an empty
+    batch. Where the model may read across images (not `apart`), ``__call__`` is not halved.
     """
 
     def forward(images: Any) -> Any:
         return bare(images)[0]
 
     def together(images: Any) -> Any:
-        return split(images)[0]
+        return fast(images)[0]
 
     def in_halves(images: Any) -> Any:
         middle = tf.shape(images)[0] // 2
@@ -401,13 +405,6 @@ def _module(bare: Callable, split: Callable, signature: Any, accepted: Any, apar
     return module
 
 
-def _name_axes(value: Any, names: tuple[str, ...]) -> None:
-    """Give the axes of an ONNX input or output that have no size a name."""
-    for axis, name in zip(value.type.tensor_type.shape.dim, names, strict=False):
-        if axis.dim_value == 0:
-            axis.dim_param = name
-
-
 class _Convolved(NamedTuple):
     """How a map was made: ``convolution(concatenated parts, kernel) + bias``."""
 
@@ -421,12 +418,15 @@ class _Folding:
     """Runs a model's layers on TensorFlow tensors, each in its folded form where it has one.
 
     A normalization looks back: if a convolution made its input, that convolution is made again
-    with other filters. The first one is then read by nobody, and TensorFlow prunes it. With
-    `split`, the newest maps are convolved apart from those that were there before.
+    with other filters. The first one is then read by nobody, and TensorFlow prunes it.
+
+    `for_tensorflow`, normalizations before a ReLU become a clipping, and the newest maps are
+    convolved apart from those that were there before. Other runtimes are faster with a batch
+    normalization, which they have kernels for, and with fewer operations.
     """
 
-    def __init__(self, split: bool) -> None:
-        self.split = split
+    def __init__(self, for_tensorflow: bool) -> None:
+        self.for_tensorflow = for_tensorflow
         self.convolved: dict[Any, _Convolved] = {}
 
     def run(self, model: keras.Model, x: Any) -> Any:
@@ -482,9 +482,17 @@ class _Folding:
             return norm(x, training=False)
         scale, offset = _affine(norm)
         if x.ref() not in self.convolved:
-            return x * _constant(scale) + _constant(offset)
+            return self.affine(x, scale, offset)
         conv, parts, kernel, bias = self.convolved[x.ref()]
         return self.convolve(conv, parts, kernel * scale, bias * scale + offset)
+
+    def affine(self, x: Any, scale: np.ndarray, offset: np.ndarray) -> Any:
+        """Return ``scale x + offset``, for other runtimes as a batch normalization of maps."""
+        scale, offset = _constant(scale), _constant(offset)
+        if self.for_tensorflow or len(x.shape) != 4:
+            return x * scale + offset
+        raw = Statistics(mean=tf.zeros_like(scale), variance=tf.ones_like(scale))
+        return kernel_normalize(x, scale, offset, raw, epsilon=0.0)
 
     def composite_function(
         self,
@@ -501,8 +509,8 @@ class _Folding:
         if self.clips(function, maps) and _cancels_safely(offset, kernel, reader):
             floor, ceiling, scale, offset = _clipping(scale, offset)
             limits = np.stack([floor, ceiling])
-            together = _parts(maps) if self.split else [_joined(maps)]
-            parts = [_clip(part, *share) for part, share in _shares(together, limits, axis=1)]
+            shares = _shares(_parts(maps), limits, axis=1)
+            parts = [_clip(part, *share) for part, share in shares]
             bias = offset @ kernel[0, 0]
             kernel = kernel * scale[:, None]  # filters are (1, 1, m, filters)
         else:
@@ -513,7 +521,7 @@ class _Folding:
         """Whether the second identity applies, and no convolution just before allows the first."""
         relu = function.activate is keras.activations.relu
         fresh = len(maps) > 1 or maps[0].ref() not in self.convolved
-        return relu and function.kernel_size == 1 and fresh
+        return self.for_tensorflow and relu and function.kernel_size == 1 and fresh
 
     def dense_layer(self, layer: DenseLayer, *maps: Any) -> Any:
         readers = [*(function.norm for function in layer.functions[1:]), None]

@@ -78,8 +78,8 @@ class DenseNetModel(keras.Model):
             super().quantize(*args, **kwargs)
         warnings.warn(
             f"{self.name!r}: Keras quantizes Dense layers only, so convolutions stay in "
-            f"{self.compute_dtype}. In eight bits they run in TensorFlow Lite, converted from what "
-            "densenet_nb.inference.freeze(model).save writes.",
+            f"{self.compute_dtype}. In eight bits they run in TensorFlow Lite: "
+            'densenet_nb.inference.freeze(model).export("model.tflite", "int8", examples=images).',
             UserWarning,
             stacklevel=2,
         )
