@@ -1066,3 +1066,69 @@ def check_carries_old_rate(answer: Callable[[Any], bool]) -> None:
             "You did no step with the optimizer. Measure: apply it to a variable of your own.",
         )
         refuse(bool(found) != right, misconception)
+
+
+@check
+def check_to_pixels(answer: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Exercise 10.1: the pixels of an image that `weights.preprocess` made."""
+    from densenet_nb import weights
+
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 3)).astype("uint8")
+    given = weights.preprocess(pixels)
+    found = answer(given.copy())
+    kind = f"an array of shape {pixels.shape}"
+    expect(isinstance(found, np.ndarray) and found.shape == pixels.shape, found, kind)
+    if found.dtype == "uint8" and np.array_equal(found, pixels):
+        return
+    mean, std = np.array(weights.IMAGENET_MEAN), np.array(weights.IMAGENET_STD)
+    whole = found.dtype.kind in "iu"
+    right = (
+        "astype cuts off what follows the point: 254.9999 became 254. Round first."
+        if whole
+        else "These are the right values as floats; round them to whole numbers of type uint8."
+    )
+    wrong = {
+        right: pixels,
+        "They lie between 0 and 1: multiply by 255.": given * std + mean,
+        "Undo the last step first: multiply by the deviation, then add the mean.": 255
+        * (given + mean)
+        * std,
+        "You standardized once more, where it is to be undone.": 255 * (given - mean) / std,
+    }
+    for misconception, values in wrong.items():
+        near = np.allclose(found, values, atol=1 if whole else 0.01, rtol=1e-3)
+        refuse(near, misconception)
+    refuse(True, "The pixels are others. Undo the three steps of preprocess, the last one first.")
+
+
+@check
+def check_last_block(answer: Callable[[Any], Any]) -> None:
+    """Exercise 10.2: train the last block and the classifier, with all normalizations frozen."""
+    from densenet_nb import finetuning, models
+
+    network = models.DenseNet((2, 1), 4, input_shape=(16, 16, 3), classes=3)
+    network.trainable = False
+    found = answer(network)
+    expect(found is network, found, "the network that you were given")
+    trained = {id(variable) for variable in network.trainable_variables}
+    normalizations = finetuning.normalizations(network)
+    refuse(
+        not trained,
+        "Nothing trains. A frozen network hides what its parts say: as long as network.trainable "
+        "is False, no layer's own flag counts.",
+    )
+    refuse(
+        any(id(norm.gamma) in trained for norm in normalizations),
+        "A normalization trains. block.trainable = True reaches all parts of the block; freeze its "
+        "normalizations after it, and the final one.",
+    )
+    refuse(
+        any(norm.trainable for norm in normalizations),
+        "A normalization keeps its γ and β, but its moving averages move: its own flag is True.",
+    )
+    block, classifier = network.get_layer("densenet_block2"), network.layers[-1]
+    refuse(id(classifier.kernel) not in trained, "The classifier does not train.")
+    wanted = {id(conv.kernel) for conv in finetuning.convolutions(block)}
+    refuse(not wanted <= trained, "Convolutions of block 2 do not train.")
+    wanted |= {id(variable) for variable in classifier.weights}
+    refuse(bool(trained - wanted), "What stands before block 2 trains as well.")

@@ -149,7 +149,9 @@ def overlays(panels: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
         Title; the image, (height, width) or (height, width, 3), drawn in gray; and the map over
         it, of any height and width, stretched to the image's, with a color range of its own.
     """
-    figure, axes = plt.subplots(1, len(panels), figsize=(9, 9 / len(panels) + 0.5), squeeze=False)
+    height, width = next(iter(panels.values()))[0].shape[:2]
+    size = 9, 9 / len(panels) * height / width + 0.5  # inches; the titles take the rest
+    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False)
     for axis, (title, (image, over)) in zip(axes[0], panels.items(), strict=True):
         gray = image if image.ndim == 2 else image.mean(-1)
         height, width = gray.shape

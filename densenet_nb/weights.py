@@ -35,11 +35,14 @@ from densenet_nb.configurations import CONFIGURATIONS, Configuration
 from densenet_nb.layers import CompositeFunction, DenseBlock, Transition
 
 __all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
     "PUBLISHED",
     "fetch",
     "from_torch",
     "imagenet_file",
     "load_stock",
+    "of_stock_layers",
     "preprocess",
     "require_loadable",
     "to_keras_applications",

@@ -87,6 +87,45 @@ def seconds(warm_up=1, repeats=5, end=lambda times: sorted(times)[len(times) // 
     return answer
 
 
+def mean_and_std():
+    from densenet_nb import weights
+
+    return np.array(weights.IMAGENET_MEAN), np.array(weights.IMAGENET_STD)
+
+
+def to_pixels(scale=255, end=lambda x: np.round(x).astype("uint8")):
+    """Return the pixels of a preprocessed image, right but for what the arguments change."""
+
+    def answer(x):
+        mean, std = mean_and_std()
+        return end(scale * (x * std + mean))
+
+    return answer
+
+
+def last_block(network=True, block=True, classifier=True, first=False, norms="all"):
+    """Train a last block and the classifier, right but for what the arguments change."""
+
+    def answer(model):
+        from densenet_nb import finetuning
+
+        model.trainable = True
+        if not first:
+            finetuning.freeze_up_to(model, "transition1")
+        model.get_layer("densenet_block2").trainable = block
+        model.layers[-1].trainable = classifier
+        for norm in finetuning.normalizations(model):
+            if norms == "all":
+                norm.trainable = False
+            elif norms == "gamma":
+                norm.gamma.trainable = norm.beta.trainable = False
+        if not network:
+            model.trainable = False
+        return model
+
+    return answer
+
+
 def break_even(never):
     """Return the break-even width, right but for what is returned if there is none."""
 
@@ -535,6 +574,25 @@ WRONG = {
         (block_test(layers=2), "the third layer miss"),
         (block_test(positive=True), "activates what enters"),
     ],
+    "check_to_pixels": [
+        (to_pixels(end=lambda x: x), "as floats; round"),
+        (to_pixels(scale=1), "between 0 and 1"),
+        (lambda x: 255 * (x + mean_and_std()[0]) * mean_and_std()[1], "Undo the last step first"),
+        (lambda x: 255 * (x - mean_and_std()[0]) / mean_and_std()[1], "standardized once more"),
+        (to_pixels(end=lambda x: x.astype("uint8")), "cuts off what follows the point"),
+        (lambda x: to_pixels()(x)[..., ::-1], "The pixels are others"),
+        (lambda x: 7, "where an array of shape (6, 8, 3)"),
+        (lambda x: x[0], "where an array of shape (6, 8, 3)"),
+    ],
+    "check_last_block": [
+        (last_block(network=False), "Nothing trains"),
+        (last_block(norms=None), "A normalization trains"),
+        (last_block(norms="gamma"), "its moving averages move"),
+        (last_block(classifier=False), "The classifier does not train"),
+        (last_block(block=False), "Convolutions of block 2 do not train"),
+        (last_block(first=True), "before block 2"),
+        (lambda network: True, "returned True, where the network"),
+    ],
     "check_last_side": [
         (lambda n: n // 32, "padded stem rounds up"),
         (lambda n: -(-n // 32), "Everything is rounded up"),
@@ -677,8 +735,10 @@ OF_ARRAYS = {
     "check_converter",
     "check_dense_block",
     "check_is_dense_block",
+    "check_last_block",
     "check_layers_without_bottleneck",
     "check_middle_way",
+    "check_to_pixels",
     "check_transition",
     "check_without",
 }

@@ -19,7 +19,7 @@ from equality import BLOCKS, peers, randomize, relative_error
 from keras.src.applications import densenet as published
 from keras.src.legacy.saving import legacy_h5_format
 
-from densenet_nb import connection, finetuning, models, textbook, weights
+from densenet_nb import connection, finetuning, models, records, textbook, weights
 from densenet_nb.configurations import Configuration, imagenet
 
 SHAPE = (64, 64, 3)
@@ -534,6 +534,34 @@ def test_a_state_that_is_none_is_refused(model, tmp_path):
         weights.from_torch(model, [1, 2])
     with pytest.raises(ValueError, match="there is no such file"):
         weights.from_torch(model, tmp_path / "absent.safetensors")
+
+
+RECORD = "weights_against_torch"
+"""What the program of that name in benchmarks/ found with the real torchvision and timm."""
+
+
+def test_names_and_shapes_are_those_of_torchvision_and_timm(densenet121):
+    arrays = weights.to_torch(densenet121[0], epsilon=1.001e-5)
+    lines = (f"{name} {arrays[name].shape}\n" for name in sorted(arrays))
+    found = hashlib.sha256("".join(lines).encode()).hexdigest()
+    runs = [run for run in records.read(RECORD)["runs"] if run["network"] == "DenseNet121"]
+    assert [run["library"] for run in runs] == ["torchvision", "timm"]
+    assert [run["names and shapes"] for run in runs] == [found] * 2
+
+
+def test_the_real_torchvision_and_timm_gave_equal_answers():
+    record = records.read(RECORD)
+    compared = [run for run in record["runs"] if "refused" not in run]
+    networks = record["settings"]["networks"]
+    assert [run["network"] for run in compared] == networks * 2
+    for run in compared:
+        assert run["equal from a file"]
+        assert run["difference"] < 1e-5
+        assert run["difference after the way back"] < 1e-6
+        assert run["difference"] < run["difference with keras.applications' epsilon"] < 1e-3
+    refused = [run["refused"] for run in record["runs"] if "refused" in run]
+    assert len(refused) == len(record["settings"]["refused"])
+    assert all("a stem of three convolutions" in words for words in refused)
 
 
 def test_only_networks_of_this_package_are_carried():
