@@ -1132,3 +1132,65 @@ def check_last_block(answer: Callable[[Any], Any]) -> None:
     refuse(not wanted <= trained, "Convolutions of block 2 do not train.")
     wanted |= {id(variable) for variable in classifier.weights}
     refuse(bool(trained - wanted), "What stands before block 2 trains as well.")
+
+
+def check_channels_read(answer: Callable[[Sequence[int], int, int, bool], int]) -> None:
+    """Exercise 13.1: the channels that a decoder's last dense block reads."""
+
+    def count(encoder: Sequence[int], n: int, k: int, keep: bool, skips: bool = True) -> list[int]:
+        x, read = encoder[-1], 0
+        for skip in reversed(encoder[:-1]):
+            read = x + skip * skips
+            x = n * k + keep * read
+        return [read, x]
+
+    for encoder, n, k in (((48, 112, 256), 4, 12), ((30, 70, 110, 150), 5, 8)):
+        for keep in (True, False):
+            right, leaves = count(encoder, n, k, keep)
+            other, _ = count(encoder, n, k, not keep)
+            backward, _ = count(encoder[::-1], n, k, keep)
+            without, _ = count(encoder, n, k, keep, skips=False)
+            rule = "keeps its input" if keep else "returns its new maps only"
+            compare(
+                number(answer(list(encoder), n, k, keep)),
+                right,
+                {
+                    leaves: "These channels leave the last block; count those that enter it.",
+                    other: f"Here each block {rule}; you counted by the other rule.",
+                    backward: "The list begins with the largest maps; the decoder begins with the "
+                    "smallest ones.",
+                    without: "The encoder's maps of the same size are read as well: that is what a "
+                    "skip connection brings.",
+                    encoder[0] + encoder[1]: "What comes from below is not the encoder's map of "
+                    "the level below, but what the decoder's block there returned.",
+                },
+                f"With encoder maps of {encoder} channels, {n} layers a block, k = {k} and blocks "
+                f"each of which {rule}, the last block reads {right} channels.",
+            )
+
+
+@check
+def check_iou_from_counts(answer: Callable[[np.ndarray], Sequence[float]]) -> None:
+    """Exercise 13.2: intersection over union of each class, from a table of counts."""
+    for counts in (np.array([[90, 4, 6], [5, 20, 1], [2, 3, 10]]), np.array([[7, 1], [3, 2]])):
+        both, truth, said = np.diag(counts), counts.sum(1), counts.sum(0)
+        right = both / (truth + said - both)
+        misconceptions = {
+            "This divides by the true pixels of a class. Who says it everywhere would get 1.": both
+            / truth,
+            "This divides by the pixels that are said to have the class. Who says it at one pixel "
+            "only would get 1.": both / said,
+            "The pixels in common are counted twice in this union, as true and as said: subtract "
+            "them once.": both / (truth + said),
+            "This is Dice's coefficient, twice the intersection over the sum of both. It is never "
+            "below the IoU.": 2 * both / (truth + said),
+        }
+        found = np.asarray(answer(counts.copy()), float)
+        expect(found.shape == right.shape, found, "one number for each class")
+        for message, wrong in misconceptions.items():
+            refuse(np.allclose(found, wrong), message)
+        refuse(
+            not np.allclose(found, right),
+            f"For the counts {counts.tolist()} the IoU of the classes is {right.round(4)}, not "
+            f"{found.round(4)}.",
+        )

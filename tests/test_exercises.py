@@ -315,6 +315,24 @@ def carries_old_rate(decide, rate=0.0, gradient=1.0, start=0.0, steps=1):
     return answer
 
 
+def channels_read(order=list, skips=True, keeps=lambda keep: keep, end=lambda read, x: read):
+    """Return a count of what a decoder's last block reads, right but for the arguments."""
+
+    def answer(encoder, num_layers, k, keep_input):
+        *skipped, x = order(encoder)
+        for skip in reversed(skipped):
+            read = x + skip * skips
+            x = num_layers * k + keeps(keep_input) * read
+        return end(read, x)
+
+    return answer
+
+
+def shares(union):
+    """Return an answer that divides by another union."""
+    return lambda counts: np.diag(counts) / union(np.diag(counts), counts.sum(1), counts.sum(0))
+
+
 WRONG = {
     "check_layers_without_bottleneck": [
         (layers_without_bottleneck(lambda c, k: c < 4 * k), "begins to reduce something"),
@@ -622,6 +640,23 @@ WRONG = {
         ),
         (carries_old_rate(lambda before, moved: moved), "where True or False belongs"),
     ],
+    "check_channels_read": [
+        (channels_read(end=lambda read, x: x), "leave the last block"),
+        (channels_read(keeps=lambda keep: True), "each block returns its new maps only; you"),
+        (channels_read(keeps=lambda keep: False), "each block keeps its input; you"),
+        (channels_read(order=lambda encoder: encoder[::-1]), "begins with the largest maps"),
+        (channels_read(skips=False), "are read as well"),
+        (lambda encoder, n, k, keep: encoder[0] + encoder[1], "from below"),
+        (lambda encoder, n, k, keep: 7, "the last block reads 464 channels"),
+    ],
+    "check_iou_from_counts": [
+        (shares(lambda both, truth, said: truth), "says it everywhere"),
+        (shares(lambda both, truth, said: said), "says it at one pixel"),
+        (shares(lambda both, truth, said: truth + said), "subtract them once"),
+        (shares(lambda both, truth, said: (truth + said) / 2), "Dice"),
+        (lambda counts: np.trace(counts) / counts.sum(), "where one number for each class"),
+        (lambda counts: np.ones(len(counts)), "For the counts [[90"),
+    ],
 }
 
 
@@ -734,6 +769,7 @@ OF_ARRAYS = {
     "check_commutes",
     "check_converter",
     "check_dense_block",
+    "check_iou_from_counts",
     "check_is_dense_block",
     "check_last_block",
     "check_layers_without_bottleneck",
