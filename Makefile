@@ -1,58 +1,61 @@
 # make lab    reads and runs the notebooks in JupyterLab
 # make test   runs all the tests
-# Both set up .venv by themselves; only the first time takes minutes.
+# Both set up .venv by themselves; only the first time takes minutes. With GPU=1, as in
+# `make lab GPU=1`, they bring CUDA's libraries for an NVIDIA GPU as well (Linux; gigabytes).
 
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check
+LAB_LOCK := $(if $(filter 1,$(GPU)),requirements-gpu.lock,requirements.lock)
+TEST_LOCK := $(if $(filter 1,$(GPU)),requirements-gpu.lock,requirements-test.lock)
 NB ?= $(wildcard notebooks/[0-9]*.ipynb)
 
 .DEFAULT_GOAL := lab
 .PHONY: lab test soak notebooks look strict-matrix mutants bench bench-short lint lock clean
 
-lab: $(VENV)/.requirements.lock
+lab: $(VENV)/.$(LAB_LOCK)
 	$(PY) tools/lab.py notebooks/00_start_here.ipynb
 
-test: $(VENV)/.requirements-test.lock
+test: $(VENV)/.$(TEST_LOCK)
 	$(PY) -m pytest -n 2 --nbval notebooks/
 	$(PY) -m pytest -n 2 --dist worksteal tests/
 
 # Training killed at twenty random times, workers lost, more seeds: what takes too long for `test`.
-soak: $(VENV)/.requirements-test.lock
+soak: $(VENV)/.$(TEST_LOCK)
 	$(PY) -m pytest -n 2 tests/soak.py
 
 # Runs notebooks from cold kernels and saves their outputs; NB=notebooks/03_bottleneck.ipynb for one.
-notebooks: $(VENV)/.requirements-test.lock
+notebooks: $(VENV)/.$(TEST_LOCK)
 	$(PY) tools/run_notebook.py $(NB)
 
 # Writes a picture of each whole notebook, as JupyterLab shows it, to pictures/.
-look: $(VENV)/.requirements-test.lock
+look: $(VENV)/.$(TEST_LOCK)
 	$(PY) tools/browse.py pictures $(NB)
 
 # The notebooks are strict on other processors too: no oneDNN, older instructions, one core, and
 # products of float32 rounded as a GPU rounds them in TF32.
-strict-matrix: $(VENV)/.requirements-test.lock
+strict-matrix: $(VENV)/.$(TEST_LOCK)
 	TF_ENABLE_ONEDNN_OPTS=0 $(PY) -m pytest --nbval notebooks/
 	ONEDNN_MAX_CPU_ISA=AVX2 $(PY) -m pytest --nbval notebooks/
 	taskset -c 0 $(PY) -m pytest --nbval notebooks/
 	PYTHONPATH=tests/tf32 $(PY) -m pytest --nbval notebooks/
 
 # Breaks the package in fifty ways, one at a time: the tests must notice each.
-mutants: $(VENV)/.requirements-test.lock
+mutants: $(VENV)/.$(TEST_LOCK)
 	$(PY) tools/mutants.py
 
 # Speed and memory beside every peer that is installed there, then how they grow: about 45 minutes.
 # Stop at any time; the same command goes on.
-bench: $(VENV)/.requirements-test.lock
+bench: $(VENV)/.$(TEST_LOCK)
 	$(PY) benchmarks/side_by_side.py
 	$(PY) benchmarks/cost_against_size.py
 
 # The first table, roughly, in about two minutes; nothing is recorded.
-bench-short: $(VENV)/.requirements-test.lock
+bench-short: $(VENV)/.$(TEST_LOCK)
 	$(PY) benchmarks/side_by_side.py --short
 
-lint: $(VENV)/.requirements-test.lock
+lint: $(VENV)/.$(TEST_LOCK)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
@@ -65,6 +68,8 @@ lock: .venv-lock/.created
 	.venv-lock/bin/python -m pip install --quiet uv
 	$(COMPILE) --output-file requirements.lock
 	$(COMPILE) --output-file requirements-test.lock --extra test --constraints requirements.lock
+	$(COMPILE) --output-file requirements-gpu.lock --extra test --extra gpu \
+		--constraints requirements-test.lock
 
 clean:
 	rm -rf $(VENV) .venv-lock build pictures .hypothesis .pytest_cache .ruff_cache .settings *.egg-info

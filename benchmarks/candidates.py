@@ -23,7 +23,8 @@ class Candidate(NamedTuple):
     Attributes
     ----------
     engine : str
-        Name of the part of this module that builds it: ``"keras"``, ``"torch"`` or ``"onnx"``.
+        Name of the part of this module that runs it: ``"keras"``, ``"torch"``, ``"onnx"`` or
+        ``"openvino"``.
     packages : tuple of str
         Import names of what must be installed.
     measured : tuple of str
@@ -40,6 +41,8 @@ TEXTBOOK = "stock Keras layers"
 OURS = "densenet_nb"
 OURS_MEMORY_EFFICIENT = "densenet_nb, memory-efficient"
 OURS_FROZEN = "densenet_nb, frozen"
+OURS_IN_ONNX_RUNTIME = "densenet_nb, in ONNX Runtime"
+OURS_IN_OPENVINO = "densenet_nb, in OpenVINO"
 TORCHVISION_MEMORY_EFFICIENT = "torchvision, memory-efficient"
 
 CANDIDATES = {
@@ -54,8 +57,12 @@ CANDIDATES = {
     "ONNX Runtime": Candidate(
         "onnx", ("torch", "torchvision", "onnx", "onnxruntime"), ("inference",)
     ),
+    "OpenVINO": Candidate("openvino", ("torch", "torchvision", "onnx", "openvino"), ("inference",)),
+    OURS_IN_ONNX_RUNTIME: Candidate("onnx", ("tf2onnx", "onnxruntime"), ("inference",)),
+    OURS_IN_OPENVINO: Candidate("openvino", ("tf2onnx", "openvino"), ("inference",)),
 }
-"""Ours is plain unless the name says otherwise; ONNX Runtime runs torchvision's exported graph."""
+"""Ours is plain unless the name says otherwise. ONNX Runtime and OpenVINO run torchvision's
+exported graph where the name does not say that it is ours."""
 
 
 class Workload(NamedTuple):
@@ -202,12 +209,17 @@ def look_trained(vectors: Iterable[np.ndarray]) -> list[np.ndarray]:
     return [rng.uniform(0.5, 1.5, vector.shape).astype("float32") for vector in vectors]
 
 
-def keras_inference(workload: Workload) -> Callable[[], Any]:
-    """Return a call in inference mode, traced once."""
+def _looks_trained(workload: Workload) -> Any:
     model = keras_model(workload)
     vectors = [weight for weight in model.weights if len(weight.shape) == 1]
     for weight, value in zip(vectors, look_trained(vectors), strict=True):
         weight.assign(value)
+    return model
+
+
+def keras_inference(workload: Workload) -> Callable[[], Any]:
+    """Return a call in inference mode, traced once."""
+    model = _looks_trained(workload)
 
     import tensorflow as tf
 
@@ -294,20 +306,52 @@ def torch_inference(workload: Workload) -> Callable[[], Any]:
     return predict
 
 
-def onnx_inference(workload: Workload) -> Callable[[], Any]:
-    """Return a call of ONNX Runtime on torchvision's graph, exported for this batch size."""
-    import onnxruntime
+def exported(workload: Workload, path: Path) -> np.ndarray:
+    """Write the ONNX graph of our network or torchvision's; return the images as it takes them."""
+    if workload.candidate in (OURS_IN_ONNX_RUNTIME, OURS_IN_OPENVINO):
+        model = _looks_trained(workload)
+
+        from densenet_nb import inference
+
+        inference.freeze(model).export(path)
+        return data(workload)[0]
+
     import torch
+
+    images = torch_images(workload).contiguous()  # (batch, 3, side, side)
+    torch.onnx.export(torch_model(workload).eval(), (images,), path, dynamo=False)
+    return images.numpy()
+
+
+def onnx_inference(workload: Workload) -> Callable[[], Any]:
+    """Return a call of ONNX Runtime on an exported graph."""
+    import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = cores()
-    images = torch_images(workload).contiguous()  # (batch, 3, side, side)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
-        torch.onnx.export(torch_model(workload).eval(), (images,), path, dynamo=False)
+        images = exported(workload, path)
         session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
-    inputs = {session.get_inputs()[0].name: images.numpy()}
+    inputs = {session.get_inputs()[0].name: images}
     return lambda: session.run(None, inputs)
+
+
+def openvino_inference(workload: Workload) -> Callable[[], Any]:
+    """Return a call of OpenVINO on an exported graph, which is told the size of the batch.
+
+    (torchvision's is exported for it. OpenVINO is slower where it has to ask for sizes.)
+    """
+    import openvino
+
+    options = {"INFERENCE_NUM_THREADS": cores(), "INFERENCE_PRECISION_HINT": "f32"}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.onnx"
+        images = exported(workload, path)
+        model = openvino.Core().read_model(path)
+        model.reshape(images.shape)
+        compiled = openvino.Core().compile_model(model, "CPU", options)
+    return lambda: compiled([images])[0]
 
 
 def prepare(what: str, workload: Workload) -> Callable[[], Any]:

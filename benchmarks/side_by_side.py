@@ -3,9 +3,9 @@
 usage: python benchmarks/side_by_side.py [--rounds 5] [--short] [--output FILE]
 
 Every peer that is installed takes part: keras.applications, which the ratios refer to, always;
-keras-hub and ONNX Runtime with ``pip install -e .[benchmarks]``, torchvision (and the graph for
-ONNX Runtime, which torchvision exports) with ``pip install torch torchvision onnx`` beside. Nothing
-is downloaded; weights are random.
+keras-hub, ONNX Runtime and OpenVINO with ``pip install -e .[benchmarks]``, torchvision (and its
+graph for these two) with ``pip install torch torchvision onnx`` beside. Nothing is downloaded;
+weights are random.
 
 Each measurement has a process of its own (``measure.py`` says what it does) on all cores, and all
 candidates take turns in each round. The whole takes about half an hour on two cores. The record is

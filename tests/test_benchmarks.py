@@ -174,9 +174,10 @@ def test_the_short_form_has_no_stock_fit_and_few_steps():
 def test_a_peer_that_is_not_installed_is_named_and_left_out(monkeypatch, capsys):
     monkeypatch.setattr(candidates, "find_spec", lambda name: None if "torch" in name else name)
     names = side_by_side.candidates(gpu=False)
-    assert [FAST, "keras-hub", *NAMES[1:]] == names
+    exports = [candidates.OURS_IN_ONNX_RUNTIME, candidates.OURS_IN_OPENVINO]
+    assert [FAST, "keras-hub", *NAMES[1:], *exports] == names
     said = capsys.readouterr().out
-    for name in ("torchvision", "torchvision, memory-efficient", "ONNX Runtime"):
+    for name in ("torchvision", "torchvision, memory-efficient", "ONNX Runtime", "OpenVINO"):
         assert f"{name}: left out, not installed: torch, torchvision" in said
 
 

@@ -25,7 +25,8 @@ from densenet_nb import cost, engine, records
 from densenet_nb.configurations import CONFIGURATIONS
 
 ROOT = Path(__file__).resolve().parent.parent
-LOCKS = ("requirements.lock", "requirements-test.lock")
+LOCKS = ("requirements.lock", "requirements-test.lock", "requirements-gpu.lock")
+EXTRAS = {"requirements-test.lock": ["test"], "requirements-gpu.lock": ["test", "gpu"]}
 SYSTEMS = [
     {"sys_platform": "linux", "os_name": "posix", "platform_system": "Linux"},
     {"sys_platform": "darwin", "os_name": "posix", "platform_system": "Darwin"},
@@ -87,20 +88,18 @@ def versions(lock, marker):
 )
 @pytest.mark.parametrize("lock", LOCKS)
 def test_the_lock_satisfies_every_requirement(lock, marker):
-    wanted = list(PROJECT["dependencies"])
-    if lock == "requirements-test.lock":
-        wanted += extra("test")
+    wanted = sum(map(extra, EXTRAS.get(lock, ())), list(PROJECT["dependencies"]))
     locked = versions(lock, marker)
     for requirement in map(Requirement, wanted):
         version = locked[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version), f"{requirement} has {version} in {lock}"
 
 
-def test_both_locks_agree():
-    first, second = (
+def test_each_lock_agrees_with_the_one_it_extends():
+    first, second, third = (
         {str(requirement): hashes for requirement, hashes in requirements(lock)} for lock in LOCKS
     )
-    assert first.items() <= second.items()
+    assert first.items() <= second.items() <= third.items()
 
 
 @pytest.mark.parametrize("lock", LOCKS)
@@ -111,9 +110,38 @@ def test_every_locked_package_has_hashes(lock):
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-def test_no_lock_brings_torch_or_cuda(lock):
-    names = {canonicalize_name(requirement.name) for requirement, _ in requirements(lock)}
-    assert [n for n in names if n.startswith(("torch", "nvidia")) or "cuda" in n] == []
+def test_cuda_is_in_a_lock_of_its_own(lock):
+    """(And torch, a peer of the benchmarks, in none.)"""
+    for marker in MARKERS:
+        heavy = [name for name in versions(lock, marker) if name.startswith(("torch", "nvidia"))]
+        assert not [name for name in heavy if name.startswith("torch")]
+        asked = lock == "requirements-gpu.lock" and marker["sys_platform"] == "linux"
+        assert {"nvidia-cudnn-cu12", "nvidia-cublas-cu12"} <= {*heavy} if asked else not heavy
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make: install it")
+@pytest.mark.parametrize(
+    ("command", "lock"),
+    [
+        ("lab", "requirements.lock"),
+        ("test", "requirements-test.lock"),
+        ("lab GPU=1", "requirements-gpu.lock"),
+        ("test GPU=1", "requirements-gpu.lock"),
+    ],
+)
+def test_what_a_command_sets_up(command, lock, tmp_path):
+    for name in ("Makefile", "pyproject.toml", *LOCKS):
+        shutil.copy(ROOT / name, tmp_path)
+    environment = {key: value for key, value in os.environ.items() if key != "GPU"}
+    done = subprocess.run(
+        ["make", "--dry-run", *command.split()],
+        cwd=tmp_path,
+        env=environment | {"MAKEFLAGS": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert re.findall(r"--requirement (\S+)", done.stdout) == [lock]
 
 
 def test_environment_yml_equals_pyproject():
