@@ -301,7 +301,7 @@ FAULTS = [
     ),
     Fault(
         "the gradient of a sum is measured for that of a mean",
-        "probes.py",
+        "probes/step.py",
         "keras.ops.mean(losses)",
         "keras.ops.sum(losses)",
         "test_probes.py",
