@@ -77,23 +77,26 @@ DIGITS = tuple(case("digits", 8, images, 80, images == 200) for images in (50, 1
 DEEPER = case("digits", 16, 200, 80, True)
 MOONS = case("moons", 8, 100, 150, False)
 FASHION = case("fashion_mnist", 8, 1000, 100, True)
-GROUPS = ((*DIGITS, DEEPER, MOONS), (FASHION,))
+GROUPS = ((*DIGITS, MOONS), (DEEPER,), (FASHION,))
 """A seed of all cases of a group is finished before the next seed begins."""
+
+SHORT = (case("digits", 2, 50, 4, True), case("moons", 2, 20, 4, False))
+SHORT_SIZES = {name: {"width": 4, "growth_rate": 2} for name in ("digits 2", "moons 2")}
 
 RATED = {
     "digits 8": (DIGITS[2], 3),
     "digits 16": (DEEPER, 2),
     "moons 8": (MOONS, 3),
     "fashion_mnist 8": (FASHION, 2),
+    "digits 2": (SHORT[0], 1),
+    "moons 2": (SHORT[1], 1),
 }
 """The case and the number of seeds by which the rate of a data set and depth is chosen."""
-
-SHORT = ((case("digits", 8, 50, 4, True), case("moons", 8, 20, 4, False)),)
 
 
 def network(name: str, depth: int, wiring: str) -> keras.Model:
     """Build a network of `depth` composite functions for the images of a data set."""
-    size = SIZES[f"{name} {depth}"]
+    size = (SIZES | SHORT_SIZES)[f"{name} {depth}"]
     images, labels = load(name)[0]
     shape, classes = images.shape[1:], int(labels.max()) + 1
     options = {"momentum": RECIPE["batch_norm_momentum"], "epsilon": RECIPE["epsilon"]}
@@ -317,7 +320,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help=f"default {OUTPUT.name}, none with --short")
     parser.add_argument("--short", action="store_true", help="two seeds of few steps: a trial")
     options = parser.parse_args()
-    groups, seeds = (SHORT, 2) if options.short else (GROUPS, options.seeds)
+    groups, seeds = ((SHORT,), 2) if options.short else (GROUPS, options.seeds)
     path = options.output or (None if options.short else OUTPUT)
     record = recording.resume(path, {"recipe": RECIPE, "sizes": SIZES})
     try:

@@ -82,7 +82,7 @@ def feature_reuse(model: keras.Model, gamma: bool = False) -> list[Reuse]:
     by_input: dict[str, list[_Reader]] = {}
     for reader in _readers(model):
         by_input.setdefault(reader.sources[0][0], []).append(reader)
-    blocks = [readers for readers in by_input.values() if len(readers[-1].sources) > 1]
+    blocks = [r for r in by_input.values() if any(len(reader.sources) > 1 for reader in r)]
     if not blocks:
         raise ValueError(
             f"model {model.name!r} has no convolution or classifier that reads a concatenation: "
@@ -123,7 +123,8 @@ def _readers(model: keras.Model) -> Iterator[_Reader]:
             yield _function(layer.name, layer.function, _sources(layer.input))
         elif type(layer) in (keras.layers.Conv2D, keras.layers.Dense):
             gamma, tensor = _gamma_before(layer.input)
-            yield _Reader(layer.name, _sources(tensor), layer.kernel, gamma)
+            if tensor.shape[-1] == layer.kernel.shape[-2]:  # not in groups
+                yield _Reader(layer.name, _sources(tensor), layer.kernel, gamma)
 
 
 def _function(
