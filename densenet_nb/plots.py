@@ -336,7 +336,7 @@ def along(
         axis.set(xlabel=xlabel, ylabel=ylabel)
         axis.set(**{f"{letter}scale": "log" for letter in log})
         axis.set_xticks(x, [f"{value:g}" for value in x])
-        axis.minorticks_off()
+        axis.set_xticks([], minor=True)
         axis.set_title(title, fontsize="medium")
     lines, names = axes[0, 0].get_legend_handles_labels()
     lines.append(Patch(color="black", alpha=0.2, linewidth=0))
@@ -344,7 +344,8 @@ def along(
     if live:
         lines.append(Line2D([], [], color="black", marker="x", linestyle=""))
         names.append("live seed")
-    figure.legend(lines, names, loc="outside lower center", ncols=len(names))
+    columns = len(names) if len(panels) > 1 else 3
+    figure.legend(lines, names, loc="outside lower center", ncols=columns)
     return figure
 
 
