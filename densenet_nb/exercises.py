@@ -696,6 +696,9 @@ def check_turning(answer: Callable[[np.ndarray], float]) -> None:
         turns = (unwrapped + np.pi) % (2 * np.pi) - np.pi
         right = np.sum(np.abs(turns))
         misconceptions = {
+            "Turns to the left and to the right cancel here; add their absolute values.": abs(
+                np.sum(turns)
+            ),
             "This is in degrees; the turning is asked for in radians.": np.degrees(right),
             "The line is closed: it turns at the last corner, too, and where it began.": np.sum(
                 np.abs(turns[:-2])
@@ -703,9 +706,6 @@ def check_turning(answer: Callable[[np.ndarray], float]) -> None:
             "A corner is left out: as many corners, as many turns.": np.sum(np.abs(turns[:-1])),
             "From a direction of 170° to one of -170° it is 20°, not 340°: bring each turn between "
             "-π and π.": np.sum(np.abs(unwrapped)),
-            "Turns to the left and to the right cancel here; add their absolute values.": abs(
-                np.sum(turns)
-            ),
             "These are the angles between the sides. A line that goes straight on has turned by "
             "0, not by π.": np.sum(np.pi - np.abs(turns)),
         }

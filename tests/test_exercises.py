@@ -554,7 +554,7 @@ WRONG = {
         (turning(wrapped=lambda turns: turns), "bring each turn between"),
         (turning(end=lambda turns: abs(np.sum(turns))), "cancel here"),
         (turning(end=lambda turns: np.sum(np.pi - np.abs(turns))), "angles between the sides"),
-        (lambda corners: 2 * np.pi, "an L turns by 9.4248, not by 6.2832"),
+        (lambda c: (2 if len(c) == 4 else 3) * np.pi, "clockwise turns by 6.2832, not by 9.4248"),
         (lambda corners: 0.0, "a square turns by 6.2832"),
     ],
     "check_filter_direction": [
