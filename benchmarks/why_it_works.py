@@ -204,9 +204,11 @@ def probe(model: keras.Model, trained_on: tuple, held_out: tuple, test: tuple) -
     """
     reads = [layer.name for layer in model.layers if isinstance(layer, keras.layers.Activation)]
     reads = reads[:: 1 if len(reads) < 10 else 4]
-    accuracies = probes.linear_probes(model, held_out, test, reads, progress=False)
-    found = {"probes": _rounded(list(accuracies.values()))}
-    found["low_level"] = _rounded(low_level(model, held_out[0], test[0], reads))
+    low_level = [(images, properties(images)) for images, _ in (held_out, test)]
+    found = {}
+    for name, examples in (("probes", (held_out, test)), ("low_level", low_level)):
+        scores = probes.linear_probes(model, *examples, reads, progress=False)
+        found[name] = _rounded(scores.values())
     if any(isinstance(layer, keras.layers.Concatenate) for layer in model.layers):
         for name, gamma in (("reuse", False), ("reuse_with_gamma", True)):
             (block,) = probes.feature_reuse(model, gamma)
@@ -222,21 +224,6 @@ def gradients(model: keras.Model, examples: tuple) -> list[float]:
     """Return ‖W‖ ‖∂loss/∂W‖ of each convolution but the stem, in nats."""
     few = (values[: RECIPE["gradient_images"]] for values in examples)
     return _rounded(np.prod(probes.gradient_norms(model, *few), axis=0)[1:])
-
-
-def low_level(model: keras.Model, fitted: np.ndarray, scored: np.ndarray, reads: list) -> list:
-    """Return how well each layer's features tell three low-level properties: the mean R²."""
-    from sklearn.linear_model import Ridge
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    features = [probes.pooled_features(model, images, reads) for images in (fitted, scored)]
-    found = []
-    for name in reads:
-        regression = make_pipeline(StandardScaler(), Ridge())
-        regression.fit(features[0][name], properties(fitted))
-        found.append(regression.score(features[1][name], properties(scored)))
-    return found
 
 
 def properties(images: np.ndarray) -> np.ndarray:

@@ -51,6 +51,18 @@ def test_a_probe_tells_what_can_be_told_and_nothing_where_nothing_is_left():
     assert found == {"times0": 1.0, "times1": 20 / 32}
 
 
+def test_properties_are_told_exactly_or_no_better_than_by_their_mean():
+    random = np.random.default_rng(1)
+    images = random.normal(size=(400, 1, 1, 1)).astype("float32") * np.ones((1, 2, 2, 1))
+    value = images[:, 0, 0, 0].astype("float64")
+    examples = images, np.stack([3 * value + 1, 5 - value], axis=-1)
+    found = probes.linear_probes(through(-2.0, 0.0), examples, examples, progress=False)
+    assert found["times0"] == pytest.approx(1, abs=1e-4)  # the penalty is 1, of 400 squares
+    assert found["times1"] == pytest.approx(0, abs=1e-9)
+    single = probes.linear_probes(through(1.0), (images, value), (images, value), progress=False)
+    assert single["times0"] == pytest.approx(1, abs=1e-4)
+
+
 def test_features_are_the_means_of_the_pixels():
     images = RANDOM.normal(size=(5, 2, 2, 1)).astype("float32")
     found = probes.pooled_features(through(2.0, -1.0), images, ["times1", "times0"], batch_size=2)
@@ -158,6 +170,7 @@ def test_a_layer_of_neither_maps_nor_vectors_is_refused():
         ((4, [0, 1, 0]), (4, [0, 1, 0, 1]), r"train has 4 images and labels of shape \(3,\)"),
         ((4, [0, 1, 0, 1]), (4, [[0]] * 4), r"test has 4 images and labels of shape \(4, 1\)"),
         ((4, [2] * 4), (4, [0, 1, 0, 1]), "train has the single class"),
+        ((4, [[[0.5]]] * 4), (4, [0.5] * 4), r"train has 4 images and labels of shape \(4, 1, 1\)"),
         ((4, [0, 1, 0, 1]), (0, []), r"images have shape \(0, 2, 2, 1\)"),
     ],
 )

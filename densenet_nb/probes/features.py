@@ -118,20 +118,21 @@ def linear_probes(
     layers: Sequence[str] | None = None,
     progress: bool = True,
 ) -> dict[str, float]:
-    """Measure how well a linear classifier tells the classes from each layer's features.
+    """Measure how well each layer's features tell what is asked, by a linear model.
 
     For each layer, features are averaged over the pixels and standardized with the mean and the
-    standard deviation of the training images; then scikit-learn's ``LogisticRegression`` is fitted
-    with its usual penalty, C = 1, which shrinks all layers' weights alike (arXiv 1610.01644).
-    The network is not trained. Fewer images or layers take less time.
+    standard deviation of the training images. Then a linear model of scikit-learn is fitted to
+    them, with its usual penalty: ``LogisticRegression`` for classes (arXiv 1610.01644), ``Ridge``
+    for real numbers. The network is not trained. Fewer images or layers take less time.
 
     Parameters
     ----------
     model : keras.Model
         A functional or sequential model of images; its classifier is not used.
     train, test : (ndarray, ndarray)
-        Images, (count, height, width, channels), and their classes, (count,), of two kinds or more:
-        the probe is fitted on the first and scored on the second.
+        Images, (count, height, width, channels), and what to tell of them: classes as integers,
+        (count,), two or more of them, or properties in floating point, (count,) or
+        (count, properties). The probe is fitted on the first and scored on the second.
     layers : sequence of str, optional
         As in :func:`pooled_features`.
     progress : bool
@@ -140,43 +141,48 @@ def linear_probes(
     Returns
     -------
     dict of str to float
-        For each layer the share of test images that are told rightly, in [0, 1].
+        For each layer the share of test images whose class is told rightly, in [0, 1]; of
+        properties R², the mean over them: 1 if told exactly, 0 if no better than by their mean.
 
     Raises
     ------
     ValueError
-        As :func:`pooled_features`; or labels that do not fit the images.
+        As :func:`pooled_features`; or labels that do not fit the images or one another.
     """
+    properties = np.issubdtype(np.asarray(train[1]).dtype, np.floating)
     for name, (images, labels) in (("train", train), ("test", test)):
-        if np.shape(labels) != (len(images),):
+        shape = np.shape(labels)
+        if shape[:1] != (len(images),) or len(shape) > 1 + properties:
             raise ValueError(
-                f"{name} has {len(images)} images and labels of shape {np.shape(labels)}: give "
-                "the class of each image as an integer, (count,)."
+                f"{name} has {len(images)} images and labels of shape {shape}: give the class of "
+                "each image as an integer, (count,), or properties as floats, (count, properties)."
             )
-    if len(np.unique(train[1])) < 2:
+    if not properties and len(np.unique(train[1])) < 2:
         raise ValueError(f"train has the single class {np.unique(train[1])}: give two or more.")
     fitted, scored = (pooled_features(model, images, layers) for images, _ in (train, test))
-    return _accuracies(fitted, train[1], scored, test[1], progress)
+    return _scores(fitted, train[1], scored, test[1], properties, progress)
 
 
-def _accuracies(
+def _scores(
     fitted: Mapping[str, np.ndarray],
     labels: np.ndarray,
     scored: Mapping[str, np.ndarray],
     right: np.ndarray,
+    properties: bool,
     progress: bool,
 ) -> dict[str, float]:
-    from sklearn.linear_model import LogisticRegression
+    from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     found = {}
     with Bar(len(fitted), shown=progress) as bar:
         for name, features in fitted.items():
-            probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=10_000))
+            linear = Ridge() if properties else LogisticRegression(max_iter=10_000)
+            probe = make_pipeline(StandardScaler(), linear)
             probe.fit(features, labels)
             found[name] = float(probe.score(scored[name], right))
-            bar.advance(f"{name}: {found[name]:.1%}")
+            bar.advance(f"{name}: {found[name]:.3f}")
     return found
 
 
