@@ -350,21 +350,25 @@ def along(
 
 
 @plt.rc_context(STYLE)
-def reuse(maps: Mapping[str, np.ndarray]) -> Figure:
+def reuse(maps: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
     """Draw how much each layer of a block weighs what each earlier one made (Figure 5).
 
     Parameters
     ----------
-    maps : mapping of str to numpy.ndarray
-        Title, and weights, (sources, targets), NaN where there is none, the classifier last. Each
-        column is drawn as shares of its largest weight.
+    maps : mapping of str to sequence of sequence of float
+        Title, and for each reader its weights for the sources from the block's input on: one for
+        the first layer, and one more for each later one; the classifier last. They are drawn as
+        shares of the reader's largest.
     """
     figure, axes = plt.subplots(1, len(maps), figsize=(1 + 4.5 * len(maps), 4.4), squeeze=False)
-    for axis, (title, weights) in zip(axes[0], maps.items(), strict=True):
-        image = axis.imshow(weights / np.nanmax(weights, axis=0), vmin=0, vmax=1)
-        layers = range(len(weights))
+    for axis, (title, readers) in zip(axes[0], maps.items(), strict=True):
+        shares = np.full((len(readers), len(readers)), np.nan)
+        for column, weights in enumerate(readers):
+            shares[: len(weights), column] = np.divide(weights, max(weights))
+        image = axis.imshow(shares, vmin=0, vmax=1)
+        layers = range(len(readers))
         axis.set(xlabel="reader (last: the classifier)", ylabel="source (0: the block's input)")
-        axis.set_xticks(layers, [*range(1, len(weights)), "end"])
+        axis.set_xticks(layers, [*range(1, len(readers)), "end"])
         axis.set_yticks(layers)
         axis.grid(visible=False)
         axis.set_title(title, fontsize="medium")
