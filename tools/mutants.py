@@ -309,8 +309,8 @@ FAULTS = [
     Fault(
         "a layer's probe reads the channels up to the next layer",
         "probes/features.py",
-        '(block.num_layers - int(inside["number"]))',
-        '(block.num_layers - 1 - int(inside["number"]))',
+        "later = block.num_layers - int",
+        "later = block.num_layers - 1 - int",
         "test_linear_probes.py",
     ),
     Fault(

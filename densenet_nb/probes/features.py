@@ -45,7 +45,8 @@ def layer_names(model: keras.Model) -> list[str]:
         The model has none of these.
     """
     merging = (DenseBlock, keras.layers.Concatenate, keras.layers.Add)
-    kind = merging if any(isinstance(layer, merging) for layer in model.layers) else _CONVOLUTION
+    merges = any(isinstance(layer, merging) for layer in model.layers)
+    kind = merging if merges else keras.layers.Conv2D
     names = []
     for layer in model.layers:
         if isinstance(layer, DenseBlock):
@@ -58,9 +59,6 @@ def layer_names(model: keras.Model) -> list[str]:
             f"among its layers {[layer.name for layer in model.layers]}: name the layers to probe."
         )
     return names
-
-
-_CONVOLUTION = keras.layers.Conv2D
 
 
 def pooled_features(
@@ -201,9 +199,8 @@ def _find(model: keras.Model, name: str) -> tuple[keras.layers.Layer, slice]:
     inside = INSIDE.fullmatch(name)
     block = layers.get(inside["block"]) if inside else None
     if isinstance(block, DenseBlock) and 1 <= int(inside["number"]) <= block.num_layers:
-        end = block.output.shape[-1] - (block.num_layers - int(inside["number"])) * (
-            block.growth_rate
-        )
+        later = block.num_layers - int(inside["number"])  # layers of the block
+        end = block.output.shape[-1] - later * block.growth_rate
         return block, slice(0 if inside["what"] == "concat" else end - block.growth_rate, end)
     places = [
         f"{layer.name}/layer1 to {layer.num_layers}" if isinstance(layer, DenseBlock) else name
