@@ -682,6 +682,83 @@ def check_equal_memory(answer: Callable[[int], int]) -> None:
 
 
 @check
+def check_turning(answer: Callable[[np.ndarray], float]) -> None:
+    """Exercise 8.1: by how much a closed line turns in all."""
+    polygons = {
+        "a square": [(0, 0), (2, 0), (2, 2), (0, 2)],
+        "an L": [(0, 0), (4, 0), (4, 1), (1, 1), (1, 3), (0, 3)],
+        "a triangle run through clockwise": [(0, 0), (0, 3), (4, 0)],
+    }
+    for name, points in polygons.items():
+        corners = np.array(points, float)
+        x, y = np.diff(np.vstack([corners, corners[:2]]), axis=0).T
+        unwrapped = np.diff(np.arctan2(y, x))
+        turns = (unwrapped + np.pi) % (2 * np.pi) - np.pi
+        right = np.sum(np.abs(turns))
+        misconceptions = {
+            "Turns to the left and to the right cancel here; add their absolute values.": abs(
+                np.sum(turns)
+            ),
+            "This is in degrees; the turning is asked for in radians.": np.degrees(right),
+            "The line is closed: it turns at the last corner, too, and where it began.": np.sum(
+                np.abs(turns[:-2])
+            ),
+            "A corner is left out: as many corners, as many turns.": np.sum(np.abs(turns[:-1])),
+            "From a direction of 170° to one of -170° it is 20°, not 340°: bring each turn between "
+            "-π and π.": np.sum(np.abs(unwrapped)),
+            "These are the angles between the sides. A line that goes straight on has turned by "
+            "0, not by π.": np.sum(np.pi - np.abs(turns)),
+        }
+        found = number(answer(corners))
+        for message, wrong in misconceptions.items():
+            refuse(math.isclose(found, wrong) and not math.isclose(found, right), message)
+        refuse(
+            not math.isclose(found, right, rel_tol=1e-6),
+            f"In all, {name} turns by {right:.4f}, not by {found:.4f}.",
+        )
+
+
+@check
+def check_filter_direction(answer: Callable[[np.ndarray, np.ndarray], Any]) -> None:
+    """Exercise 8.2: a random direction with the norm of the network's filters."""
+    random = np.random.default_rng(0)
+    kernel = random.normal(size=(3, 3, 4, 2)) * [1, 10]
+    drawn = random.normal(size=kernel.shape)
+
+    def norms(values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+        return np.sqrt(np.sum(values**2, axis=axes, keepdims=True))
+
+    def scaled(axes: tuple[int, ...]) -> np.ndarray:
+        return drawn * norms(kernel, axes) / norms(drawn, axes)
+
+    of_a_filter = (0, 1, 2)
+    unit = drawn / norms(drawn, of_a_filter)
+    misconceptions = {
+        "This is the direction as it was drawn; give each filter's part its filter's norm.": drawn,
+        "The whole kernel is normalized at once here. Each filter has a norm of its own: the "
+        "second is ten times as long.": scaled((0, 1, 2, 3)),
+        "These are norms over the filters, one for each input channel. A filter is what makes "
+        "one output channel: the last axis counts them.": scaled((0, 1, 3)),
+        "Here each input channel of a filter has its norm; a filter's norm goes over its pixels "
+        "and its input channels together.": scaled((0, 1)),
+        "Each filter's part has norm 1 here; it should have the norm of the filter.": unit,
+        "It is multiplied by the filters' norms, but not divided by its own.": drawn
+        * norms(kernel, of_a_filter),
+        "The quotient is upside down.": drawn
+        * norms(drawn, of_a_filter)
+        / norms(kernel, of_a_filter),
+    }
+    found = np.asarray(answer(kernel, drawn))
+    expect(found.shape == kernel.shape, found.shape, f"the shape {kernel.shape}")
+    for message, wrong in misconceptions.items():
+        refuse(np.allclose(found, wrong), message)
+    refuse(
+        not np.allclose(found, scaled(of_a_filter)),
+        "Each filter's part should be the drawn one times (norm of the filter / its own norm).",
+    )
+
+
+@check
 def check_is_dense_block(answer: Callable[[Callable], bool]) -> None:
     """Exercise 11.1: a test that tells dense blocks from others."""
 

@@ -24,9 +24,11 @@ __all__ = [
     "COLORS",
     "NETWORKS",
     "STYLE",
+    "along",
     "amounts",
     "answers",
     "architecture",
+    "boundaries",
     "channels_along",
     "connections",
     "cost_against_size",
@@ -43,6 +45,7 @@ __all__ = [
     "learning_curve",
     "overlays",
     "paired_differences",
+    "reuse",
     "show",
     "side_by_side",
     "waffle",
@@ -318,6 +321,111 @@ def paired_differences(
     axes.set(xlabel=xlabel, yticks=range(len(differences)), yticklabels=differences)
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
+    return figure
+
+
+@plt.rc_context(STYLE)
+def along(
+    x: Sequence[float],
+    panels: Mapping[str, Mapping[str, np.ndarray]],
+    live: Mapping[str, Mapping[str, np.ndarray]],
+    xlabel: str,
+    ylabels: Sequence[str],
+    log: str = "",
+) -> Figure:
+    """Draw measurements of many seeds along x: the mean, 5% to 95% of the seeds, and one live.
+
+    Parameters
+    ----------
+    x : sequence of float
+        (points,), common to all panels; layers, or numbers of images.
+    panels : mapping of str to mapping of str to numpy.ndarray
+        Title; then plain network, ResNet and DenseNet in this order, (seeds, points) each.
+    live : mapping of str to mapping of str to numpy.ndarray
+        The same of a single seed, (points,) each, NaN where it was not measured: crosses.
+    xlabel, ylabels : str and sequence of str
+        What x is and what each panel shows, with its unit.
+    log : str
+        Axes that are logarithmic: "x", "y", "xy" or none.
+    """
+    width = 1 + 4.5 * len(panels)
+    figure, axes = plt.subplots(1, len(panels), figsize=(width, 4.2), squeeze=False)
+    for axis, (title, networks), ylabel in zip(axes[0], panels.items(), ylabels, strict=True):
+        for style, (network, values) in zip(NETWORKS[2:], networks.items(), strict=True):
+            low, high = np.quantile(values, (0.05, 0.95), axis=0)
+            mean = np.exp(np.log(values).mean(axis=0)) if "y" in log else values.mean(axis=0)
+            axis.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
+            axis.plot(x, mean, label=network, **style)
+            if title in live:
+                axis.plot(x, live[title][network], "x", color=style["color"], markersize=8)
+        axis.set(xlabel=xlabel, ylabel=ylabel)
+        axis.set(**{f"{letter}scale": "log" for letter in log})
+        axis.set_xticks(x, [f"{value:g}" for value in x])
+        axis.set_xticks([], minor=True)
+        axis.set_title(title, fontsize="medium")
+    lines, names = axes[0, 0].get_legend_handles_labels()
+    lines.append(Patch(color="black", alpha=0.2, linewidth=0))
+    names.append("5% to 95% of the seeds")
+    if live:
+        lines.append(Line2D([], [], color="black", marker="x", linestyle=""))
+        names.append("live seed")
+    columns = len(names) if len(panels) > 1 else 3
+    figure.legend(lines, names, loc="outside lower center", ncols=columns)
+    return figure
+
+
+@plt.rc_context(STYLE)
+def reuse(maps: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
+    """Draw how much each layer of a block weighs what each earlier one made (Figure 5).
+
+    Parameters
+    ----------
+    maps : mapping of str to sequence of sequence of float
+        Title, and for each reader its weights for the sources from the block's input on: one for
+        the first layer, and one more for each later one; the classifier last. They are drawn as
+        shares of the reader's largest.
+    """
+    figure, axes = plt.subplots(1, len(maps), figsize=(1 + 4.5 * len(maps), 4.4), squeeze=False)
+    for axis, (title, readers) in zip(axes[0], maps.items(), strict=True):
+        shares = np.full((len(readers), len(readers)), np.nan)
+        for column, weights in enumerate(readers):
+            shares[: len(weights), column] = np.divide(weights, max(weights))
+        image = axis.imshow(shares, vmin=0, vmax=1)
+        layers = range(len(readers))
+        axis.set(xlabel="reader (last: the classifier)", ylabel="source (0: the block's input)")
+        axis.set_xticks(layers, [*range(1, len(readers)), "end"])
+        axis.set_yticks(layers)
+        axis.grid(visible=False)
+        axis.set_title(title, fontsize="medium")
+    figure.colorbar(image, ax=axes, label="mean weight, share of the reader's largest")
+    return figure
+
+
+@plt.rc_context(STYLE)
+def boundaries(
+    panels: Mapping[str, Sequence[np.ndarray]], points: np.ndarray, labels: np.ndarray
+) -> Figure:
+    """Draw where classifiers of the plane change their minds, and what they were trained on.
+
+    Parameters
+    ----------
+    panels : mapping of str to sequence of numpy.ndarray
+        Title, and the lines of the boundary, (points, 2) each.
+    points : numpy.ndarray
+        (examples, 2), x and y.
+    labels : numpy.ndarray
+        (examples,), 0 or 1.
+    """
+    size = (1 + 3.2 * len(panels), 3.2)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, sharey=True)
+    for axis, (title, lines) in zip(axes[0], panels.items(), strict=True):
+        for label, marker in enumerate("os"):
+            axis.plot(*points[labels == label].T, marker, color=COLORS[label], alpha=0.5)
+        for line in lines:
+            axis.plot(*line.T, color="black", linewidth=2)
+        axis.set(aspect="equal", xlabel="first channel")
+        axis.set_title(title, fontsize="medium")
+    axes[0, 0].set(ylabel="second channel")
     return figure
 
 

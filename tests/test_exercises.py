@@ -294,6 +294,32 @@ def same_sum(found, right):
     return same_shape(found, right) and bool(np.isclose(found.sum(), right.sum()))
 
 
+def turning(
+    closed=lambda corners: np.vstack([corners, corners[:2]]),
+    wrapped=lambda turns: (turns + np.pi) % (2 * np.pi) - np.pi,
+    end=lambda turns: np.sum(np.abs(turns)),
+):
+    """Return the turning of a closed polygon, right but for what the arguments change."""
+
+    def answer(corners):
+        x, y = np.diff(closed(corners), axis=0).T
+        return end(wrapped(np.diff(np.arctan2(y, x))))
+
+    return answer
+
+
+def filter_direction(kernel_axes=(0, 1, 2), drawn_axes=(0, 1, 2), power=1):
+    """Return a normalized direction, right but for what the arguments change; no axes: no norm."""
+
+    def norms(values, axes):
+        return np.sqrt(np.sum(values**2, axis=axes, keepdims=True)) if axes else 1.0
+
+    def answer(kernel, drawn):
+        return drawn * (norms(kernel, kernel_axes) / norms(drawn, drawn_axes)) ** power
+
+    return answer
+
+
 # check: [(wrong answer, words of its message), …]
 def carries_old_rate(decide, rate=0.0, gradient=1.0, start=0.0, steps=1):
     """Return an experiment: `decide` by the last movement, at `rate`, and by the one before."""
@@ -578,6 +604,27 @@ WRONG = {
         (lambda k: 30, "For k = 6 the widest"),
         (lambda k: 20, "30 channels wide, not 20"),
     ],
+    "check_turning": [
+        (turning(end=lambda turns: np.degrees(np.sum(np.abs(turns)))), "in degrees"),
+        (turning(closed=lambda corners: corners), "The line is closed"),
+        (turning(closed=lambda c: np.vstack([c, c[:1]])), "A corner is left out"),
+        (turning(wrapped=lambda turns: turns), "bring each turn between"),
+        (turning(end=lambda turns: abs(np.sum(turns))), "cancel here"),
+        (turning(end=lambda turns: np.sum(np.pi - np.abs(turns))), "angles between the sides"),
+        (lambda c: (2 if len(c) == 4 else 3) * np.pi, "clockwise turns by 6.2832, not by 9.4248"),
+        (lambda corners: 0.0, "a square turns by 6.2832"),
+    ],
+    "check_filter_direction": [
+        (filter_direction((), ()), "as it was drawn"),
+        (filter_direction((0, 1, 2, 3), (0, 1, 2, 3)), "The whole kernel"),
+        (filter_direction((0, 1, 3), (0, 1, 3)), "one for each input channel"),
+        (filter_direction((0, 1), (0, 1)), "Here each input channel"),
+        (filter_direction(()), "has norm 1 here"),
+        (filter_direction(drawn_axes=()), "not divided by its own"),
+        (filter_direction(power=-1), "upside down"),
+        (lambda kernel, drawn: drawn[..., 0], "where the shape (3, 3, 4, 2) belongs"),
+        (lambda kernel, drawn: 0 * drawn, "times (norm of the filter"),
+    ],
     "check_is_dense_block": [
         (lambda tested: True, "returns the last layer's maps only"),
         (lambda tested: False, "refuses a dense block that keeps a list"),
@@ -769,6 +816,7 @@ OF_ARRAYS = {
     "check_commutes",
     "check_converter",
     "check_dense_block",
+    "check_filter_direction",
     "check_iou_from_counts",
     "check_is_dense_block",
     "check_last_block",

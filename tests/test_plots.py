@@ -252,6 +252,52 @@ def test_names_of_lines_do_not_cover_one_another():
     assert all(low.y1 <= high.y0 + 1 for low, high in zip(boxes, boxes[1:], strict=False))
 
 
+@pytest.mark.parametrize("log", ["", "y"])
+def test_along_draws_mean_spread_and_the_live_seed(log):
+    seeds = np.array([[1.0, 10.0], [4.0, 1000.0]])
+    names = ("plain", "ResNet", "DenseNet")
+    panels = {"a": {name: seeds for name in names}, "b": {name: 2 * seeds for name in names}}
+    live = {"b": {name: np.array([np.nan, 7.0]) for name in names}}
+    figure = plots.along([1, 2], panels, live, "layer", ["nats", "%"], log=log)
+    first, second = figure.axes
+    means = {"": [2.5, 505.0], "y": [2.0, 100.0]}[log]  # of logarithms on a logarithmic axis
+    np.testing.assert_allclose(first.lines[0].get_ydata(), means)
+    heights = first.collections[0].get_paths()[0].vertices[:, 1]
+    assert heights.min() == pytest.approx(1.15)
+    assert heights.max() == pytest.approx(950.5)
+    assert [len(axes.lines) for axes in figure.axes] == [3, 6]
+    np.testing.assert_array_equal(second.lines[1].get_ydata(), [np.nan, 7.0])
+    assert (first.get_ylabel(), second.get_ylabel()) == ("nats", "%")
+    assert first.get_yscale() == ("log" if log else "linear")
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()][:3] == list(names)
+
+
+def test_along_says_nothing_of_a_live_seed_where_there_is_none():
+    panels = {"a": {name: np.ones((3, 2)) for name in ("plain", "ResNet", "DenseNet")}}
+    (legend,) = plots.along([1, 2], panels, {}, "layer", ["%"]).legends
+    assert "live seed" not in [text.get_text() for text in legend.get_texts()]
+
+
+def test_reuse_draws_shares_of_each_readers_largest_weight():
+    figure = plots.reuse({"a": [[2.0], [3.0, 6.0]], "b": [np.array([7.0]), np.array([5.0, 10.0])]})
+    for axes in figure.axes[:2]:
+        drawn = axes.images[0].get_array().filled(np.nan)
+        np.testing.assert_array_equal(drawn, [[1, 0.5], [np.nan, 1]])
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "end"]
+
+
+def test_boundaries_draws_both_classes_and_every_line():
+    points, labels = np.array([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]), np.array([0, 1, 1])
+    line = np.array([[0.0, 0.0], [1.0, 1.0]])
+    figure = plots.boundaries({"a": [line], "b": []}, points, labels)
+    first, second = figure.axes
+    assert [axes.get_title() for axes in figure.axes] == ["a", "b"]
+    assert [len(axes.lines) for axes in figure.axes] == [3, 2]
+    np.testing.assert_array_equal(first.lines[2].get_xydata(), line)
+    np.testing.assert_array_equal(second.lines[1].get_xydata(), points[1:])
+
+
 def test_costs_by_stage_stacks_the_stages_of_each_network():
     panels = {
         "parameters (millions)": {"stem": [1, 2], "block1": [3, 4]},

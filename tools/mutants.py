@@ -308,10 +308,38 @@ FAULTS = [
     ),
     Fault(
         "the gradient of a sum is measured for that of a mean",
-        "probes.py",
+        "probes/step.py",
         "keras.ops.mean(losses)",
         "keras.ops.sum(losses)",
         "test_probes.py",
+    ),
+    Fault(
+        "a layer's probe reads the channels up to the next layer",
+        "probes/features.py",
+        "later = block.num_layers - int",
+        "later = block.num_layers - 1 - int",
+        "test_linear_probes.py",
+    ),
+    Fault(
+        "a small weight behind a large scale counts as small",
+        "probes/reuse.py",
+        "if gamma and reader.gamma is not None",
+        "if not gamma and reader.gamma is not None",
+        "test_feature_reuse.py",
+    ),
+    Fault(
+        "a boundary's turns to the left and to the right cancel",
+        "probes/boundary.py",
+        "np.sum(np.abs((turns + np.pi) % (2 * np.pi) - np.pi))",
+        "np.abs(np.sum((turns + np.pi) % (2 * np.pi) - np.pi))",
+        "test_decision_boundary.py",
+    ),
+    Fault(
+        "a direction is normalized as a whole, not filter by filter",
+        "probes/landscape.py",
+        "axes = tuple(range(weights.ndim - 1))",
+        "axes = None",
+        "test_loss_surface.py",
     ),
     # Exercises and data
     Fault(
