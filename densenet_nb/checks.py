@@ -1,6 +1,6 @@
 """Checks of arguments and settings: each names the value, the rule and the fix.
 
-Nothing here needs Keras, but for the two checks of its settings.
+Nothing here needs Keras, but for the checks of its settings.
 """
 
 import difflib
@@ -85,6 +85,17 @@ def require_image_shape(name: str, shape: Any, stride: int) -> tuple[int | None,
             "network of fewer blocks or without the ImageNet stem."
         )
     return shape
+
+
+def require_tensorflow(name: str) -> None:
+    """Raise a RuntimeError unless Keras runs on TensorFlow, which takes the gradients here."""
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            f"{name} needs TensorFlow as Keras's backend, not {keras.backend.backend()}: "
+            "set KERAS_BACKEND=tensorflow before Keras is imported."
+        )
 
 
 def require_backend() -> None:

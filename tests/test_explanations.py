@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from equality import peers, randomize, relative_error
 
-from densenet_nb import explanations, models, probes, textbook
+from densenet_nb import models, probes, textbook
 from densenet_nb.configurations import Configuration
 
 EXPLANATIONS = (
@@ -314,4 +314,4 @@ def test_a_baseline_of_another_shape_is_refused(baseline, small, images):
 def test_another_backend_is_refused(name, monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(RuntimeError, match=f"{name} needs TensorFlow as Keras's backend, not jax"):
-        getattr(explanations, name)(None, None)
+        getattr(probes, name)(None, None)

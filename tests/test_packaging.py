@@ -309,10 +309,12 @@ def test_a_module_imports_only_those_above_it():
     order[place:place] = room
     package = ROOT / "densenet_nb"
     assert {f"engine.{path.stem}" for path in package.glob("engine/[!_]*.py")} == {*room}
-    files = {path.stem for path in package.glob("[!_]*.py")} | {"engine", "records"}
+    files = {path.stem for path in package.glob("[!_]*.py")} | {"engine", "probes", "records"}
     assert files == {*order} - {*room}
     for index, module in enumerate(order):
         path = package / f"{module.replace('.', '/')}.py"
-        path = path if path.exists() else package / module / "__init__.py"
-        for name in {*imported(path)} & {*order} - {module.partition(".")[0]}:
-            assert name in order[:index], f"{module} imports {name}"
+        inside = () if module == "engine" else package.glob(f"{module}/*.py")
+        files = [path] if path.exists() else [package / module / "__init__.py", *inside]
+        for file in files:
+            for name in {*imported(file)} & {*order} - {module.partition(".")[0]}:
+                assert name in order[:index], f"{file.name} imports {name}"

@@ -12,15 +12,25 @@ Nothing here trains a network or leaves its weights changed; what runs it in tra
     Where two classes meet in the plane, and how smoothly.
 `landscape`
     The loss around the weights (arXiv 1712.09913).
+`explanations`
+    Which pixels an answer hangs on: Grad-CAM, integrated gradients, guided backpropagation.
 """
 
 from densenet_nb.probes.boundary import Boundary, decision_boundary
+from densenet_nb.probes.explanations import (
+    grad_cam,
+    guided_backpropagation,
+    integrated_gradients,
+)
 from densenet_nb.probes.features import layer_names, linear_probes, pooled_features
 from densenet_nb.probes.landscape import loss_surface
 from densenet_nb.probes.reuse import Reuse, feature_reuse
 from densenet_nb.probes.step import gradient_norms, kept_bytes, kept_tensors
 
 __all__ = [
+    "integrated_gradients",
+    "guided_backpropagation",
+    "grad_cam",
     "Boundary",
     "Reuse",
     "decision_boundary",

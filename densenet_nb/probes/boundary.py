@@ -7,7 +7,7 @@ import densenet_nb._startup  # noqa: F401
 import keras
 import numpy as np
 
-from densenet_nb.probes.step import _ends_in_logits
+from densenet_nb.probes.step import ends_in_logits
 
 __all__ = ["Boundary", "decision_boundary"]
 
@@ -81,7 +81,7 @@ def decision_boundary(
             f"model {model.name!r} takes inputs of shape {shape}: must be points in the plane, "
             "(2,), or images of one pixel with two channels, (1, 1, 2)."
         )
-    _ends_in_logits(model)
+    ends_in_logits(model)
     if model.output_shape[-1] != 2:
         raise ValueError(f"model {model.name!r} has {model.output_shape[-1]} classes: must be 2.")
     xs, ys = (np.linspace(start, end, points) for start, end in zip(low, high, strict=True))
@@ -98,7 +98,7 @@ def _margins(model: keras.Model, inputs: np.ndarray) -> np.ndarray:
             for batch in np.array_split(inputs, -(-len(inputs) // 4096))
         ]
     ).astype("float64")
-    if not _ends_in_logits(model):
+    if not ends_in_logits(model):
         outputs = np.log(np.maximum(outputs, np.finfo("float32").tiny))
     return outputs[:, 1] - outputs[:, 0]
 

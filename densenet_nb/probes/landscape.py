@@ -8,7 +8,7 @@ import densenet_nb._startup  # noqa: F401
 import keras
 import numpy as np
 
-from densenet_nb.probes.step import _ends_in_logits, _require_labels
+from densenet_nb.probes.step import ends_in_logits, require_labels
 from densenet_nb.progress import Bar
 
 __all__ = ["loss_surface"]
@@ -67,8 +67,8 @@ def loss_surface(
         raise ValueError(f"reach={reach!r}: must be above 0; 1 is each filter's own length.")
     if points < 1 or points % 2 == 0:
         raise ValueError(f"points={points!r}: must be odd, so that one of them is the network.")
-    from_logits = _ends_in_logits(model)
-    labels = _require_labels(labels, len(images), model.output_shape[-1])
+    from_logits = ends_in_logits(model)
+    labels = require_labels(labels, len(images), model.output_shape[-1])
     kernels = [w for w in model.weights if w.name == "kernel"]
     random = np.random.default_rng(seed)
     first, second = ([_direction(kernel, random) for kernel in kernels] for _ in range(2))

@@ -12,24 +12,12 @@ import densenet_nb._startup  # noqa: F401
 import keras
 import numpy as np
 
-from densenet_nb.explanations import (
-    grad_cam,
-    guided_backpropagation,
-    integrated_gradients,
-    require_tensorflow,
-)
+from densenet_nb.checks import require_tensorflow
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-__all__ = [
-    "grad_cam",
-    "gradient_norms",
-    "guided_backpropagation",
-    "integrated_gradients",
-    "kept_bytes",
-    "kept_tensors",
-]
+__all__ = ["ends_in_logits", "gradient_norms", "kept_bytes", "kept_tensors", "require_labels"]
 
 VIEWS = {"Identity", "Reshape", "Squeeze", "ExpandDims", "StopGradient", "PreventGradient"}
 """Operations that return their first input's values, unchanged and in their order."""
@@ -78,8 +66,8 @@ def gradient_norms(
     require_tensorflow("gradient_norms")
     import tensorflow as tf
 
-    from_logits = _ends_in_logits(model)
-    labels = _require_labels(labels, len(images), model.output_shape[-1])
+    from_logits = ends_in_logits(model)
+    labels = require_labels(labels, len(images), model.output_shape[-1])
     kernels = [kernel.value for kernel in _kernels(model)]
     with _frozen_parts_keep_all(model), tf.GradientTape() as tape:
         tape.watch(kernels)
@@ -145,7 +133,7 @@ def kept_tensors(
     if batch_size < 2:
         raise ValueError(f"batch_size={batch_size!r}: must be at least 2, to tell a batch's axis.")
     maps = len(getattr(model, "outputs", None) or []) == 1 and len(model.output_shape) > 2
-    from_logits = None if maps else _ends_in_logits(model)
+    from_logits = None if maps else ends_in_logits(model)
     forward = set()
 
     def step(images: tf.Tensor, labels: tf.Tensor) -> list[tf.Tensor]:
@@ -175,7 +163,7 @@ def kept_tensors(
     return list(kept.values())
 
 
-def _ends_in_logits(model: keras.Model) -> bool:
+def ends_in_logits(model: keras.Model) -> bool:
     """Return whether a classifier ends in logits (True) or in a softmax (False), or refuse it."""
     outputs = getattr(model, "outputs", None) or []
     shapes = [output.shape for output in outputs]
@@ -203,7 +191,7 @@ def _kernels(layer: keras.layers.Layer) -> list[keras.Variable]:
     return [w for w in layer.weights if w.name == "kernel" and len(w.shape) == 4]
 
 
-def _require_labels(labels: Any, count: int, classes: int) -> np.ndarray:
+def require_labels(labels: Any, count: int, classes: int) -> np.ndarray:
     """Return `labels` as shares, (count, classes), or raise a ValueError if they are no labels."""
     labels = np.asarray(labels)
     if labels.shape == (count, classes):

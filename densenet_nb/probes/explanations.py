@@ -17,7 +17,11 @@ import keras
 import numpy as np
 from keras.src.models.functional import operation_fn  # how a model tells its layers their mode
 
-from densenet_nb.checks import require_channels_last, require_positive_integer
+from densenet_nb.checks import (
+    require_channels_last,
+    require_positive_integer,
+    require_tensorflow,
+)
 from densenet_nb.inference import is_graph, through_graph
 
 if TYPE_CHECKING or keras.backend.backend() == "tensorflow":
@@ -328,12 +332,3 @@ def _require_baseline(baseline: Any, shape: tuple[int, ...]) -> np.ndarray:
             f"for each image, {shape}."
         )
     return baseline
-
-
-def require_tensorflow(name: str) -> None:
-    """Raise a RuntimeError unless Keras runs on TensorFlow, which takes the gradients here."""
-    if keras.backend.backend() != "tensorflow":
-        raise RuntimeError(
-            f"{name} needs TensorFlow as Keras's backend, not {keras.backend.backend()}: "
-            "set KERAS_BACKEND=tensorflow before Keras is imported."
-        )
