@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from equality import peers, randomize, relative_error
+from equality import dtype_policy, peers, randomize, relative_error
 
 from densenet_nb import models, probes, textbook
 from densenet_nb.configurations import Configuration
@@ -227,6 +227,17 @@ def test_nothing_of_the_model_changes(images):
     for old, new in zip(before[0], model.get_weights(), strict=True):
         np.testing.assert_array_equal(new, old)
     assert [layer.trainable for layer in model._flatten_layers()] == before[1]
+
+
+@explained
+def test_a_network_in_mixed_precision_is_explained_in_float32(explain, small, images):
+    """Roundings to 8 bits turn some ReLUs near 0, and their share with them: within a third."""
+    with dtype_policy("mixed_bfloat16"):
+        mixed = models.from_configuration(SMALL, input_shape=(8, 8, 1), classes=5)
+    mixed.set_weights(small.get_weights())
+    found = explain(mixed, images, 1)
+    assert found.dtype == np.float32
+    assert relative_error(found, explain(small, images, 1)) < 1 / 3
 
 
 def test_without_global_pooling_grad_cam_takes_the_last_map(images):

@@ -90,6 +90,7 @@ def grad_cam(
     def maps(images: "tf.Tensor", classes: "tf.Tensor") -> "tf.Tensor":
         features, outputs = _feature_map(model, images, layer)  # (batch, height, width, m)
         slopes = _slopes(outputs, classes, features)
+        slopes, features = (tf.cast(each, tf.float32) for each in (slopes, features))
         weights = tf.reduce_mean(slopes, [1, 2], keepdims=True)  # (batch, 1, 1, m)
         return tf.nn.relu(tf.reduce_sum(weights * features, -1))
 
