@@ -3,6 +3,7 @@
 import os
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,20 +103,28 @@ def _pad_while_pooling(graph: Any) -> None:
     from onnx import helper, numpy_helper
 
     made = {name: node for node in graph.node for name in node.output}
-    constants = {each.name: each for each in graph.initializer}
+    reads = Counter(name for node in graph.node for name in node.input)
+    constants = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
     for pool in [node for node in graph.node if node.op_type == "MaxPool"]:
         pad = made.get(pool.input[0])
-        if pad is None or pad.op_type != "Pad" or made[pad.input[0]].op_type != "Relu":
+        if pad is None or pad.op_type != "Pad" or reads[pool.input[0]] > 1:
             continue
-        begin, end = np.split(numpy_helper.to_array(constants[pad.input[1]]), 2)
-        kept = [each for each in pool.attribute if each.name not in ("pads", "auto_pad")]
-        del pool.attribute[:]
-        pool.attribute.extend([*kept, helper.make_attribute("pads", [*begin[2:], *end[2:]])])
-        pool.input[0] = pad.input[0]
-        graph.node.remove(pad)
+        relu, (begin, end) = made.get(pad.input[0]), np.split(constants[pad.input[1]], 2)
+        zeros = not any(constants[name] for name in pad.input[2:3]) and not pad.attribute
+        options = {each.name: helper.get_attribute_value(each) for each in pool.attribute}
+        bare = not any(options.get("pads", ())) and options.get("auto_pad", b"VALID") == b"VALID"
+        inside = max(*begin, *end) < min(options["kernel_shape"])
+        if relu is not None and relu.op_type == "Relu" and zeros and bare and inside:
+            options = options | {"pads": [*begin[2:], *end[2:]]}
+            options.pop("auto_pad", None)
+            place = list(graph.node).index(pool)
+            pooled = helper.make_node("MaxPool", pad.input[:1], pool.output, pool.name, **options)
+            graph.node.insert(place, pooled)
+            graph.node.remove(pad)
+            graph.node.remove(pool)
     read = {name for node in graph.node for name in node.input}
-    for name in constants.keys() - read:
-        graph.initializer.remove(constants[name])
+    for weight in [each for each in graph.initializer if each.name not in read]:
+        graph.initializer.remove(weight)
 
 
 def _halve(graph: Any) -> None:

@@ -213,7 +213,8 @@ class Predictor:
 
         Its input is ``images`` and its output ``predictions``, both as the model has them. Axes of
         any size stay so, and a fixed batch size stays fixed. (ONNX names them: ``batch``,
-        ``height``, ``width``, and ``output_height`` and ``output_width`` of a feature map.)
+        ``height``, ``width``, and ``output_height`` and ``output_width`` of a feature map. OpenVINO
+        is some per cent faster where it is told them: ``model.reshape([1, 224, 224, 3])``.)
 
         Parameters
         ----------

@@ -520,6 +520,39 @@ def test_onnx_of_any_kind(kind, tmp_path, capfd):
     assert "Removing initializer" not in capfd.readouterr().err  # ONNX Runtime warns
 
 
+def padded(x, *sizes):
+    return keras.layers.ZeroPadding2D(sizes or 1)(x)
+
+
+def read_by_others(x):
+    x = padded(keras.layers.ReLU()(x))
+    return keras.layers.Concatenate()([keras.layers.MaxPooling2D(3, 1, "same")(x), x])
+
+
+PADDED = {
+    "below zero": lambda x: keras.layers.MaxPooling2D(3)(padded(x)),
+    "read by others": read_by_others,
+    "twice": lambda x: keras.layers.MaxPooling2D(3, 1, "same")(padded(keras.layers.ReLU()(x))),
+    "wider than the window": lambda x: keras.layers.MaxPooling2D(2)(
+        padded(keras.layers.ReLU()(x), 3, 3)
+    ),
+    "on one side": lambda x: keras.layers.MaxPooling2D(3, 2)(
+        padded(keras.layers.ReLU()(x), (0, 2), (1, 0))
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PADDED)
+def test_onnx_of_padded_pooling(case, tmp_path):
+    """Pooling may pad by itself only where zeros change nothing."""
+    inputs = keras.Input((None, None, 3))
+    network, path = keras.Model(inputs, PADDED[case](inputs)), tmp_path / "model.onnx"
+    inference.freeze(network).export(path)
+    x = images(2, 9, 10, 3) - 0.8
+    x[:, -3:] -= 1  # nothing but zeros are the greatest there
+    np.testing.assert_array_equal(onnx_answers(path, x), np.array(network(x)))
+
+
 def test_onnx_is_made_for_its_runtimes(predictor, tmp_path):
     """Nothing is between convolutions but what ONNX Runtime has in their layout."""
     predictor.export(tmp_path / "model.onnx")

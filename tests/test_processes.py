@@ -1,4 +1,4 @@
-"""What is so in a fresh process only: loading, JAX with and without TensorFlow, two replicas.
+"""What is so in a fresh process only: loading, JAX, two replicas, deterministic operations.
 
 Each of these programs starts once, for all of its checks.
 """
@@ -106,3 +106,13 @@ def on_two_replicas():
 @pytest.mark.parametrize("check", processes.checks("on_two_replicas"))
 def test_on_two_replicas(check, on_two_replicas):
     assert not on_two_replicas[check], on_two_replicas[check]
+
+
+@pytest.fixture(scope="module")
+def deterministic():
+    return processes.outcomes("deterministic")
+
+
+@pytest.mark.parametrize("check", processes.checks("deterministic"))
+def test_deterministic(check, deterministic):
+    assert not deterministic[check], deterministic[check]

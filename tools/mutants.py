@@ -401,6 +401,13 @@ FAULTS = [
         f"{INFERENCE} -k gamma",
     ),
     Fault(
+        "a pooling of negative maps forgets its zeros",
+        "exports.py",
+        'relu.op_type == "Relu" and zeros',
+        "zeros",
+        f"{INFERENCE} -k onnx_of_any_kind",
+    ),
+    Fault(
         "the halves of a batch change places",
         "inference.py",
         "for half in halves]",

@@ -21,7 +21,7 @@ import densenet_nb._startup  # noqa: F401
 import tensorflow as tf
 
 from densenet_nb.engine.composite import SAME, kernel_gradient
-from densenet_nb.engine.kernels import statistics_gradient
+from densenet_nb.engine.kernels import PIXELS, on_gpu, statistics_gradient
 from densenet_nb.engine.statistics import (
     Statistics,
     differentiable_once,
@@ -35,12 +35,10 @@ __all__ = ["dense_block", "normalize", "serves"]
 STEP = 128
 """Channels by which the tensor of a block's maps grows: 4 layers of DenseNet-121."""
 
-PIXELS = [0, 1, 2]
-
 
 def serves(x: tf.Tensor) -> bool:
     """Whether `x` is normalized here: on TensorFlow with a GPU, but for what XLA compiles whole."""
-    return uses_kernel(x) and bool(tf.config.list_logical_devices("GPU"))
+    return uses_kernel(x) and on_gpu()
 
 
 _compiled = functools.partial(tf.function, jit_compile=True, autograph=False)

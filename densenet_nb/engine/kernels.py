@@ -12,6 +12,19 @@ from densenet_nb.engine.statistics import Statistics, inverse_count, require_ima
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
+    from tensorflow.python.framework.config import is_op_determinism_enabled  # not public
+
+PIXELS = [0, 1, 2]
+
+
+def on_gpu() -> bool:
+    """Whether TensorFlow has a GPU."""
+    return bool(tf.config.list_logical_devices("GPU"))
+
+
+def must_repeat() -> bool:
+    """Whether bits must repeat on a GPU, where the kernel's gradient at given statistics can't."""
+    return is_op_determinism_enabled() and on_gpu()
 
 
 def ops_normalize(x, gamma, beta, statistics, *, epsilon):  # noqa: ANN001, ANN201
@@ -33,6 +46,8 @@ def kernel_normalize(x, gamma, beta, statistics, *, epsilon):  # noqa: ANN001, A
 
     The kernel's gradient ends at the statistics: see :func:`statistics_gradient`.
     """
+    if must_repeat():
+        return ops_normalize(x, gamma, beta, statistics, epsilon=epsilon)
     outputs, *_ = tf.raw_ops.FusedBatchNormV3(
         x=x,
         scale=gamma,
@@ -66,6 +81,12 @@ def normalization_gradient(upstream, x, gamma, reserved, *, epsilon, is_training
     that were given; these count as constants.
     """
     first, second, *third = reserved
+    if not is_training and must_repeat():
+        r = tf.math.rsqrt(second + epsilon)
+        upstream = tf.cast(upstream, r.dtype)
+        standardized = (tf.cast(x, r.dtype) - first) * r
+        dx = tf.cast(upstream * (gamma * r), x.dtype)
+        return dx, tf.reduce_sum(upstream * standardized, PIXELS), tf.reduce_sum(upstream, PIXELS)
     dx, dgamma, dbeta, *_ = tf.raw_ops.FusedBatchNormGradV3(
         y_backprop=upstream,
         x=x,
