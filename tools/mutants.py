@@ -38,6 +38,7 @@ class Fault(NamedTuple):
 NORMALIZATION, COMPOSITE, LAYERS = "test_normalization.py", "test_composite.py", "test_layers.py"
 RECOMPUTATION, MODELS, COST = "test_recomputation.py", "test_models.py", "test_cost.py"
 INFERENCE, DATA, STARTUP = "test_inference.py", "test_data.py", "test_startup.py"
+WEIGHTS = "test_weights.py"
 
 FAULTS = [
     # Batch normalization
@@ -233,6 +234,45 @@ FAULTS = [
         "model.load_weights(weights)",
         "pass",
         f"{MODELS} -k weights_file",
+    ),
+    # Weights of other libraries
+    Fault(
+        "Torch's kernels keep their order of filters and channels",
+        "weights.py",
+        "np.moveaxis(array, (1, 0), (-2, -1)) if",
+        "np.moveaxis(array, (0, 1), (-2, -1)) if",
+        f"{WEIGHTS} -k torch",
+    ),
+    Fault(
+        "layers of a file come in alphabetical order",
+        "weights.py",
+        "key=lambda name: (len(name), name)",
+        "key=lambda name: name",
+        f"{WEIGHTS} -k ten_layers",
+    ),
+    Fault(
+        "a file in the cache is taken whatever its hash",
+        "weights.py",
+        "if _md5(path) != md5:",
+        "if False:",
+        f"{WEIGHTS} -k another_file",
+    ),
+    Fault(
+        "images that are scaled already are prepared again",
+        "weights.py",
+        "if scaled or not (low >= 0 and high <= 255):",
+        "if not (low >= 0 and high <= 255):",
+        f"{WEIGHTS} -k no_pixels",
+    ),
+    Fault(
+        "arrays are assigned before all are checked",
+        "weights.py",
+        "    if any(wrong.values()):",
+        '    for name in variables.keys() & arrays.keys() - wrong["of another shape"]:\n'
+        "        if tuple(arrays[name].shape) == tuple(variables[name].shape):\n"
+        "            variables[name].assign(arrays[name])\n"
+        "    if any(wrong.values()):",
+        f"{WEIGHTS} -k changes_nothing",
     ),
     Fault(
         "compression rounds up",
