@@ -4,6 +4,7 @@ A candidate is known by one name everywhere: on the command line, in the records
 in the figures.
 """
 
+import os
 import tempfile
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
@@ -15,6 +16,9 @@ from recording import cores
 
 if TYPE_CHECKING:
     from densenet_nb.configurations import Configuration
+
+if find_spec("tensorflow") is None:  # Keras would ask for it; a user's choice stays
+    os.environ.setdefault("KERAS_BACKEND", "jax")
 
 
 class Candidate(NamedTuple):

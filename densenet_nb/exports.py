@@ -100,31 +100,42 @@ def _pad_while_pooling(graph: Any) -> None:
 
     ONNX Runtime has pooling, but no padding, in the layout of its convolutions.
     """
-    from onnx import helper, numpy_helper
+    from onnx import helper
 
     made = {name: node for node in graph.node for name in node.output}
     reads = Counter(name for node in graph.node for name in node.input)
-    constants = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
     for pool in [node for node in graph.node if node.op_type == "MaxPool"]:
         pad = made.get(pool.input[0])
-        if pad is None or pad.op_type != "Pad" or reads[pool.input[0]] > 1:
+        relu = made.get(pad.input[0]) if pad is not None else None
+        if relu is None or (pad.op_type, relu.op_type, reads[pad.output[0]]) != ("Pad", "Relu", 1):
             continue
-        relu, (begin, end) = made.get(pad.input[0]), np.split(constants[pad.input[1]], 2)
-        zeros = not any(constants[name] for name in pad.input[2:3]) and not pad.attribute
         options = {each.name: helper.get_attribute_value(each) for each in pool.attribute}
+        around = _zeros_around(pad, graph.initializer)
         bare = not any(options.get("pads", ())) and options.get("auto_pad", b"VALID") == b"VALID"
-        inside = max(*begin, *end) < min(options["kernel_shape"])
-        if relu is not None and relu.op_type == "Relu" and zeros and bare and inside:
-            options = options | {"pads": [*begin[2:], *end[2:]]}
-            options.pop("auto_pad", None)
-            place = list(graph.node).index(pool)
+        if bare and around and max(around) < min(options["kernel_shape"]):  # as ONNX has it
+            options = options | {"pads": around, "auto_pad": "NOTSET"}
             pooled = helper.make_node("MaxPool", pad.input[:1], pool.output, pool.name, **options)
-            graph.node.insert(place, pooled)
+            graph.node.insert(list(graph.node).index(pool), pooled)
             graph.node.remove(pad)
             graph.node.remove(pool)
     read = {name for node in graph.node for name in node.input}
     for weight in [each for each in graph.initializer if each.name not in read]:
         graph.initializer.remove(weight)
+
+
+def _zeros_around(pad: Any, weights: Any) -> list[int] | None:
+    """Return how many zeros stand before and after height and width, if nothing else is padded."""
+    from onnx import numpy_helper
+
+    constants = {each.name: numpy_helper.to_array(each) for each in weights}
+    _, *values = [constants.get(name) for name in pad.input]
+    if pad.attribute or any(value is None for value in values):  # a mode; sizes known later only
+        return None
+    pads, *filled = values
+    (*others, top, left), (*more, bottom, right) = np.split(pads, 2)
+    if len(pads) != 8 or any([*others, *more]) or any(filled):
+        return None
+    return [int(size) for size in (top, left, bottom, right)]
 
 
 def _halve(graph: Any) -> None:

@@ -5,9 +5,11 @@ No time is asserted: the numbers here are made up, but for one real measurement 
 
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import densenet_nb._startup  # noqa: F401
 
@@ -240,6 +242,27 @@ def test_on_a_gpu_torchvision_is_measured_without_xla():
     cases = side_by_side.cases(settings, ["torchvision", candidates.TORCHVISION_MEMORY_EFFICIENT])
     assert len(cases) == 4  # two precisions each
     assert {case["jit"] for case in cases} == {False}
+
+
+def test_a_gpu_that_jax_alone_can_use(monkeypatch):
+    card = SimpleNamespace(platform="gpu", device_kind="NVIDIA H100")
+    monkeypatch.setitem(sys.modules, "tensorflow", None)  # not installed
+    monkeypatch.setitem(sys.modules, "jax", SimpleNamespace(local_devices=lambda: [card]))
+    monkeypatch.setattr(measure, "find_spec", lambda name: name if name == "jax" else None)
+    assert measure.device() == {"backend": "jax", "gpu": "NVIDIA H100"}
+
+
+def test_the_program_starts_without_tensorflow():
+    program = (
+        "import sys; sys.modules['tensorflow'] = None\n"  # as if it were not installed
+        f"sys.path.insert(0, {str(BENCHMARKS)!r})\n"
+        "import side_by_side, keras; print(keras.backend.backend())"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "KERAS_BACKEND"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    )
+    assert done.stdout == "jax\n", done.stderr
 
 
 def test_a_gpu_s_table_has_images_per_second_and_device_memory():
