@@ -17,8 +17,8 @@ others. In every case the networks of a seed see the same images in the same bat
 The recipe is one for all but for the learning rate, which is chosen for each wiring and depth as in
 `resnet_and_densenet.py`: by images that are neither trained on nor tested on, and by other seeds.
 
-First come the rates, then one seed after another. The file is written anew after each run; the same
-command goes on where it stopped. It takes about 40 minutes of one processor core.
+First come a group's rates, then one seed after another. The file is written anew after each run;
+the same command goes on where it stopped. It takes about 25 minutes of one processor core.
 """
 
 import argparse
