@@ -1211,6 +1211,7 @@ def check_last_block(answer: Callable[[Any], Any]) -> None:
     refuse(bool(trained - wanted), "What stands before block 2 trains as well.")
 
 
+@check
 def check_channels_read(answer: Callable[[Sequence[int], int, int, bool], int]) -> None:
     """Exercise 13.1: the channels that a decoder's last dense block reads."""
 
