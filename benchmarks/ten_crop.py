@@ -58,6 +58,12 @@ def run(splits: examples.Splits, seed: int) -> dict[str, Any]:
     return found
 
 
+def settings() -> dict[str, Any]:
+    """Return what all runs of a record share, as a file gives it back."""
+    shared = {"recipe": vars(RECIPE), "network": vars(NETWORK), "side": SIDE, "images": TRAIN}
+    return json.loads(json.dumps(shared))
+
+
 def main() -> None:
     """Run the seeds that the record lacks."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -67,8 +73,7 @@ def main() -> None:
     options = parser.parse_args()
     seeds, splits = (1, load(64, 50)) if options.short else (options.seeds, load())
     path = options.output or (None if options.short else OUTPUT)
-    settings = {"recipe": vars(RECIPE), "network": vars(NETWORK), "side": SIDE, "images": TRAIN}
-    record = recording.resume(path, json.loads(json.dumps(settings)))  # as the file has them
+    record = recording.resume(path, settings())
     done = {found["seed"] for found in record["runs"]}
     for seed in [seed for seed in range(seeds) if seed not in done]:
         cpu = time.process_time()
