@@ -11,8 +11,9 @@ from densenet_nb import examples, records
 
 def test_one_run_counts_the_answers_of_both_ways():
     rng = np.random.default_rng(0)
-    images = rng.uniform(size=(24, 28, 28, 1)).astype("float32")
-    splits = examples.from_arrays((images[:16], np.arange(16) % 2), (images[16:], np.arange(8) % 2))
+    images = rng.uniform(size=(40, 28, 28, 1)).astype("float32")
+    labels = np.arange(40) % 2
+    splits = examples.from_arrays((images[:32], labels[:32]), (images[32:], labels[32:]))
     found = ten_crop.run(splits, seed=3)
     assert found["seed"] == 3
     assert found["of"] == 8
