@@ -7,7 +7,7 @@ mirrored ("+" in Table 2), and then names 2,000 test images twice: by the crop f
 and by ten as in Table 3 (`densenet_nb.evaluation.ten_crops`). Notebook 07 shows the result.
 
 The file is written anew after each seed; the same command goes on where it stopped. It takes about
-ten minutes of one processor core.
+eight minutes of one processor core.
 """
 
 import argparse

@@ -35,6 +35,7 @@ import fashion_mnist
 import keras
 import numpy as np
 import recording
+import resnet_and_densenet
 import trainer
 from resnet_and_densenet import costs, label, matching
 
@@ -249,13 +250,9 @@ def rated(which: Case) -> tuple[Case, list[int]]:
 
 
 def chosen_rate(record: dict[str, Any], which: Case, wiring: str) -> float:
-    """Return the learning rate with the most right validation answers; the smaller of equals."""
-
-    def right(rate: float) -> int:
-        cell = rated(which)[0] | {"wiring": wiring, "part": "validation", "rate": rate}
-        return sum(found["correct"] for found in matching(record, cell))
-
-    return max(sorted(RECIPE["rates"]), key=right)
+    """Return the rate of a case's data set and depth; see `resnet_and_densenet`."""
+    network = {"wiring": wiring}
+    return resnet_and_densenet.chosen_rate(record, rated(which)[0], network, RECIPE["rates"])
 
 
 def plan(cases: tuple[Case, ...], seeds: int) -> Iterator[tuple]:

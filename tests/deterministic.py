@@ -12,7 +12,7 @@ import densenet_nb._startup  # noqa: F401
 import keras
 import numpy as np
 import tensorflow as tf
-from equality import plain_and_lean, relative_error, reset_seeds, step
+from equality import nodes_of, plain_and_lean, relative_error, reset_seeds, step
 
 from densenet_nb import finetuning
 from densenet_nb.engine import compiled, kernels
@@ -87,8 +87,7 @@ def check_the_same_bits_twice_compiled():
 
 def refused(graph):
     """The operations that a GPU refuses under determinism."""
-    graph = graph.graph.as_graph_def()
-    nodes = [*graph.node, *(node for body in graph.library.function for node in body.node_def)]
+    nodes = nodes_of(graph.graph.as_graph_def())
     normalized = [node for node in nodes if node.op.startswith("FusedBatchNormGrad")]
     return [node.name for node in normalized if not node.attr["is_training"].b]
 

@@ -189,3 +189,8 @@ def with_logits(model):
     """Take the softmax off, so that outputs are compared and not the exponentials of them."""
     model.layers[-1].activation = keras.activations.linear
     return model
+
+
+def nodes_of(graph):
+    """Return the nodes of a TensorFlow GraphDef, those of its functions too."""
+    return [*graph.node, *(node for body in graph.library.function for node in body.node_def)]

@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import tensorflow as tf
-from equality import randomize, relative_error
+from equality import nodes_of, randomize, relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras.src.applications.densenet import DenseNet  # of any depth
@@ -271,8 +271,7 @@ def test_no_random_operation_is_left(head, tmp_path):
     predictor.save(tmp_path)
     saved = saved_model_pb2.SavedModel.FromString((tmp_path / "saved_model.pb").read_bytes())
     (graph,) = (meta.graph_def for meta in saved.meta_graphs)
-    nodes = [*graph.node, *(node for body in graph.library.function for node in body.node_def)]
-    names = {node.op for node in nodes}
+    names = {node.op for node in nodes_of(graph)}
     assert "Conv2D" in names
     assert not [name for name in names if re.search("Random|Seed|Assign|ReadVariable", name)]
 

@@ -9,6 +9,7 @@ import pytest
 import resnet_and_densenet
 import trainer
 import why_it_works as benchmark
+from stopping import stop_and_go_on
 
 from densenet_nb import records
 
@@ -112,23 +113,8 @@ def made_up(which, wiring, seed, part, rate):
 
 @pytest.mark.parametrize("stop_after", [0, 5, 19, 25])
 def test_a_stopped_program_goes_on_where_it_stopped(stop_after, tmp_path, monkeypatch, capsys):
-    path, done = tmp_path / "record.json", []
-
-    def until_stopped(*arguments):
-        if len(done) == stop_after:
-            raise KeyboardInterrupt
-        done.append(arguments)
-        return made_up(*arguments)
-
-    def program():
-        monkeypatch.setattr("sys.argv", ["program", "--short", "--output", str(path)])
-        benchmark.main()
-
-    monkeypatch.setattr(benchmark, "run", until_stopped)
-    with pytest.raises(SystemExit, match="same command goes on"):
-        program()
-    monkeypatch.setattr(benchmark, "run", lambda *given: done.append(given) or made_up(*given))
-    program()
+    path = tmp_path / "record.json"
+    done = stop_and_go_on(benchmark, made_up, stop_after, path, monkeypatch)
     record = json.loads(path.read_text(encoding="utf-8"))
     assert len(record["runs"]) == len(done) == 2 * 3 * 3 + 2 * 2 * 3
     tests = [run for run in record["runs"] if run["part"] == "test"]
