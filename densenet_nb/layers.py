@@ -295,7 +295,7 @@ class Transition(Part):
     def _map(self, x: Any, training: bool | None) -> Any:
         if training and self.function.dropout.rate > 0:
             return self.pool(self.function(x, training=training))
-        if training and all(x.shape[1:]) and ways.compiles([self.function], x):
+        if training and all(x.shape[1:]) and ways.compiles([self.function], x) and ways.compiled.serves(x):
             return self.function.conv(ways.compiled_pooling(self.function, x))
         x = self.function.activate(self.function.norm(x, training=training))
         return self.function.conv(self.pool(x))

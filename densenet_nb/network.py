@@ -32,6 +32,17 @@ class DenseNetModel(keras.Model):
         """
         return keras.backend.backend() != "tensorflow" and super()._resolve_auto_jit_compile()
 
+    def make_train_function(self, force: bool = False) -> Any:
+        """Make the training step as ``keras.Model`` does, the optimizer's slots before it.
+
+        Made while the step is traced, as Keras makes them in the first ``fit``, each slot costs a
+        condition in the graph, and the step is traced twice.
+        """
+        if self.optimizer is not None and not self.optimizer.built and self.trainable_variables:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
+        return super().make_train_function(force)
+
     def load_weights(
         self, filepath: str | os.PathLike, skip_mismatch: bool = False, **kwargs: Any
     ) -> None:

@@ -15,6 +15,7 @@ import keras
 from keras import ops
 
 from densenet_nb.checks import require_real
+from densenet_nb.engine.kernels import on_gpu
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -121,7 +122,41 @@ class NesterovSGD(keras.optimizers.Optimizer):
         # The test that TensorFlow's own control flow makes; XLA merges small operations itself.
         if control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
             super()._distributed_tf_update_step(distribution, grads_and_vars, learning_rate)
-            return
+        elif on_gpu():
+            self._update_in_groups(distribution, grads_and_vars, learning_rate)
+        else:
+            self._update_by_kernel(distribution, grads_and_vars, learning_rate)
+
+    def _update_by_kernel(
+        self, distribution: Any, grads_and_vars: Iterable[tuple[Any, Any]], learning_rate: Any
+    ) -> None:
+        """Update each variable by TensorFlow's operation for this rule."""
+        scalars = {}
+
+        def update(variable: Any, gradient: Any, velocity: Any, decay: float) -> None:
+            dtype = variable.dtype
+            if dtype not in scalars:
+                scalars[dtype] = ops.cast(learning_rate, dtype), tf.constant(self.momentum, dtype)
+            rate, momentum = scalars[dtype]
+            gradient = tf.cast(tf.convert_to_tensor(gradient), dtype)
+            tf.raw_ops.ResourceApplyMomentum(
+                var=variable.handle,
+                accum=velocity.handle,
+                lr=rate,
+                grad=gradient + decay * variable if decay else gradient,
+                momentum=momentum,
+                use_nesterov=True,
+            )
+
+        for gradient, variable in grads_and_vars:
+            velocity = self.momentums[self._get_variable_index(variable)].value
+            arguments = (gradient, velocity, self._decay(variable))
+            distribution.extended.update(variable, update, args=arguments, group=False)
+
+    def _update_in_groups(
+        self, distribution: Any, grads_and_vars: Iterable[tuple[Any, Any]], learning_rate: Any
+    ) -> None:
+        """Update many variables by the same few operations."""
         groups, seen = defaultdict(list), Counter()
         for gradient, variable in grads_and_vars:
             kind = variable.dtype, self._decay(variable)

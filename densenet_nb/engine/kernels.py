@@ -100,6 +100,33 @@ def normalization_gradient(upstream, x, gamma, reserved, *, epsilon, is_training
     return dx, dgamma, dbeta
 
 
+def processor_batch_norm(x, gamma, beta, *, epsilon):  # noqa: ANN001, ANN201
+    """Do as :func:`kernel_batch_norm`, where there is no GPU, for a batch with an image in it.
+
+    The kernel reserves for its gradient the biased variance there (on a GPU its inverted root).
+    """
+    none = tf.constant([], tf.float32)
+    outputs, _, _, mean, variance, _ = tf.raw_ops.FusedBatchNormV3(
+        x=x, scale=gamma, offset=beta, mean=none, variance=none, epsilon=epsilon, is_training=True
+    )
+    return outputs, Statistics(mean, variance)
+
+
+def processor_gradient(upstream, x, gamma, statistics, *, epsilon):  # noqa: ANN001, ANN201
+    """Return the gradients of `x`, γ and β where `statistics` are those of `x`, without a GPU."""
+    dx, dgamma, dbeta, *_ = tf.raw_ops.FusedBatchNormGradV3(
+        y_backprop=upstream,
+        x=x,
+        scale=gamma,
+        reserve_space_1=statistics.mean,
+        reserve_space_2=statistics.variance,
+        reserve_space_3=statistics.variance,  # read on a GPU only
+        epsilon=epsilon,
+        is_training=True,
+    )
+    return dx, dgamma, dbeta
+
+
 def statistics_gradient(gamma, variance, dgamma, dbeta, *, epsilon):  # noqa: ANN001, ANN201
     """Return the gradients of a given mean and variance, which follow from those of γ and β.
 

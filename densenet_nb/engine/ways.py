@@ -14,7 +14,7 @@ import keras
 from densenet_nb.engine.statistics import Statistics, moments, moving_together
 
 if keras.backend.backend() == "tensorflow":
-    from densenet_nb.engine import compiled, composite
+    from densenet_nb.engine import block, compiled, composite
 
 __all__ = ["by_kernels", "compiled_block", "compiled_pooling", "compiles", "has_weights", "serves"]
 
@@ -69,7 +69,7 @@ def compiles(functions: Iterable[keras.layers.Layer], x: Any) -> bool:
 
     These must be normalization, an activation without weights and a convolution, no more.
     """
-    return all(_plain(f) and serves(f, x) for f in functions) and compiled.serves(x)
+    return all(_plain(f) and serves(f, x) for f in functions)
 
 
 def _plain(function: keras.layers.Layer) -> bool:
@@ -95,7 +95,8 @@ def compiled_block(layers: Sequence[keras.layers.Layer], x: Any, memory_efficien
         (batch, height, width, k0 + num_layers k).
     """
     functions = [function for layer in layers for function in layer.functions]
-    maps, used = compiled.dense_block(
+    make = compiled.dense_block if compiled.serves(x) else block.dense_block
+    maps, used = make(
         x,
         [
             [compiled.Weights(*_vectors(each), each.conv.kernel.value) for each in layer.functions]
