@@ -80,7 +80,7 @@ class Cost:
         Values that the textbook keeps for the backward pass, for one image (see
         :func:`activation_bytes`).
     kept_plain : int
-        The same of :mod:`densenet_nb.models`, whose composite functions keep their input only.
+        The same of :mod:`densenet_nb.models`: a tensor for each composite function, and the maps.
     kept_memory_efficient : int
         The same with ``memory_efficient=True``: a block keeps its maps only.
     """
@@ -501,9 +501,9 @@ def _walk(
         for c in range(k0, m, k):
             layers = dense_layer(c, k, configuration.bottleneck)
             cost = sum((composite_function(layer, height, width) for layer in layers), Cost())
-            # Plain, a layer keeps the input of each convolution, and for the gradient of their
-            # statistics its new maps, if a layer of the block reads them.
-            inputs = sum(layer.channels for layer in layers) + (k if c + k < m else 0)
+            # Plain, a layer keeps as many maps as its convolutions read; the block's maps, once,
+            # count where they are read at last.
+            inputs = sum(layer.channels for layer in layers)
             new = c + k if c == k0 else k
             cost = replace(
                 cost,

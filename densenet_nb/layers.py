@@ -218,8 +218,8 @@ class DenseBlock(Part):
     def call(self, x: Any, training: bool | None = None) -> Any:
         """Map (batch, height, width, k0) to (batch, height, width, k0 + num_layers k)."""
         x = require_images(x) if training else x
-        if training and ways.compiles(self._functions(), x):
-            return ways.compiled_block(self.dense_layers, x, self.memory_efficient)
+        if training and ways.written_out(self._functions(), x):
+            return ways.dense_block(self.dense_layers, x, self.memory_efficient)
         if training and self.memory_efficient:
             return recomputation.dense_block(self.dense_layers, x, self.composite.synchronized)
         statistics = self._moments(x) if training else None
@@ -295,7 +295,7 @@ class Transition(Part):
     def _map(self, x: Any, training: bool | None) -> Any:
         if training and self.function.dropout.rate > 0:
             return self.pool(self.function(x, training=training))
-        if training and all(x.shape[1:]) and ways.compiles([self.function], x) and ways.compiled.serves(x):
+        if training and all(x.shape[1:]) and ways.compiles(self.function, x):
             return self.function.conv(ways.compiled_pooling(self.function, x))
         x = self.function.activate(self.function.norm(x, training=training))
         return self.function.conv(self.pool(x))

@@ -42,8 +42,8 @@ class NesterovSGD(keras.optimizers.Optimizer):
     before the decay is added to it. The velocities v are in ``momentums``, one of the shape of
     each variable, as in ``keras.optimizers.SGD``.
 
-    On TensorFlow many variables are updated by the same few operations, since on a GPU the
-    start of a small operation takes longer than the operation.
+    On TensorFlow each variable is updated by one operation, and where there is a GPU many variables
+    by the same few, since there the start of a small operation takes longer than the operation.
 
     Parameters
     ----------

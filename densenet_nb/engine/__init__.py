@@ -11,6 +11,8 @@ operation made for the backward pass. In here the same function is computed with
 ``composite``
     H, the composite function, by these kernels, keeping nothing but its input: what autodiff would
     keep costs two cheap passes to compute again.
+``block``
+    A dense block by these kernels on a processor, with its backward pass written out.
 ``recomputation``
     The memory-efficient block: it keeps its maps, once, and runs its layers again in the backward
     pass.
@@ -20,10 +22,10 @@ operation made for the backward pass. In here the same function is computed with
 ``ways``
     Which of these serves a layer, and what the layer hands over.
 
-Which of them serves: on TensorFlow with a GPU ``compiled``; on TensorFlow without one ``composite``
-(and ``recomputation``, if memory-efficient); what XLA compiles whole, and JAX, take Keras's
-operations with the shared statistics. A layer that needs more (dropout, weights in the activation,
-a frozen normalization) takes the way that has it.
+Which of them serves: on TensorFlow ``block``, with a GPU ``compiled``; a layer that needs more
+(dropout, weights in the activation, a frozen normalization) takes ``composite``, and
+``recomputation``, if memory-efficient; what XLA compiles whole, and JAX, take Keras's operations
+with the shared statistics.
 
 Each module imports from those above it only, and nothing in here imports a layer.
 """

@@ -20,8 +20,9 @@ import densenet_nb._startup  # noqa: F401
 
 import tensorflow as tf
 
+from densenet_nb.engine.block import Weights
 from densenet_nb.engine.composite import SAME, kernel_gradient
-from densenet_nb.engine.kernels import PIXELS, on_gpu, statistics_gradient
+from densenet_nb.engine.kernels import PIXELS, on_gpu
 from densenet_nb.engine.statistics import (
     Statistics,
     differentiable_once,
@@ -53,7 +54,6 @@ class Parts(NamedTuple):
     append: Callable
     pull_back_own: Callable
     pull_back: Callable
-    newest: Callable
 
 
 @functools.lru_cache(maxsize=64)
@@ -69,8 +69,8 @@ def parts(activation: Callable, epsilon: float, pooled: bool = False) -> Parts:
 
     def gradients(
         upstream: tf.Tensor, x: tf.Tensor, vectors: tf.Tensor, statistics: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Return those of `x` at given statistics, of the vectors and of the statistics."""
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return those of `x`, of which `statistics` are, in float32, and of the vectors."""
         scale, offset = _scale_and_offset(vectors, statistics, epsilon)
         mean, variance = tf.unstack(statistics)
         r = tf.math.rsqrt(variance + epsilon)
@@ -80,10 +80,12 @@ def parts(activation: Callable, epsilon: float, pooled: bool = False) -> Parts:
             tape.watch(normalized)
             outputs = after(normalized)
         dnormalized = tape.gradient(outputs, normalized, tf.cast(upstream, tf.float32))
+        standardized = (x - mean) * r
         dbeta = tf.reduce_sum(dnormalized, PIXELS)
-        dgamma = tf.reduce_sum(dnormalized * (x - mean), PIXELS) * r
-        more = statistics_gradient(vectors[0], variance, dgamma, dbeta, epsilon=epsilon)
-        return dnormalized * scale, tf.stack([dgamma, dbeta]), tf.stack(more)
+        dgamma = tf.reduce_sum(dnormalized * standardized, PIXELS)
+        share = inverse_count(x, tf.float32)
+        dx = scale * (dnormalized - dbeta * share - standardized * (dgamma * share))
+        return dx, tf.stack([dgamma, dbeta])
 
     @_compiled
     def moments(x: tf.Tensor) -> tf.Tensor:
@@ -106,8 +108,8 @@ def parts(activation: Callable, epsilon: float, pooled: bool = False) -> Parts:
         upstream: tf.Tensor, x: tf.Tensor, vectors: tf.Tensor, statistics: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Return the gradients of the maps and the vectors that :func:`apply_own` took."""
-        dx, dvectors, dstatistics = gradients(upstream, x, vectors, statistics)
-        return tf.cast(dx + _moments_gradient(x, statistics, dstatistics), x.dtype), dvectors
+        dx, dvectors = gradients(upstream, x, vectors, statistics)
+        return tf.cast(dx, x.dtype), dvectors
 
     @_compiled
     def append(
@@ -117,40 +119,25 @@ def parts(activation: Callable, epsilon: float, pooled: bool = False) -> Parts:
         return _put(maps, new, start), _put(statistics, _moments(new), start)
 
     @_compiled
-    def newest(
-        dmaps: tf.Tensor,
-        maps: tf.Tensor,
-        statistics: tf.Tensor,
-        dstatistics: tf.Tensor,
-        start: tf.Tensor,
-        count: int,
-    ) -> tf.Tensor:
-        """Return the whole gradient of the `count` maps at the channel `start`."""
-        return _gradient_of(dmaps, maps, statistics, dstatistics, start, count)
-
-    @_compiled
     def pull_back(
         upstream: tf.Tensor,
         maps: tf.Tensor,
         vectors: tf.Tensor,
         statistics: tf.Tensor,
         dmaps: tf.Tensor,
-        dstatistics: tf.Tensor,
         start: tf.Tensor,
         count: int,
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Add what `apply` gives back to the gradients of all maps and of their statistics.
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Add what `apply` gives back to the gradient of all maps.
 
-        Returned with these: the gradients of the vectors, and of the `count` maps that the layer
-        before made at the channel `start`.
+        Returned with it: the gradients of the vectors, and of the `count` maps at the channel
+        `start`, which the layer before made.
         """
-        dx, dvectors, more = gradients(upstream, maps, vectors, statistics)
+        dx, dvectors = gradients(upstream, maps, vectors, statistics)
         dmaps = tf.cast(tf.cast(dmaps, tf.float32) + dx, maps.dtype)
-        dstatistics = dstatistics + more
-        dnew = _gradient_of(dmaps, maps, statistics, dstatistics, start, count)
-        return dmaps, dstatistics, dvectors, dnew
+        return dmaps, dvectors, _take(dmaps, start, count)
 
-    return Parts(moments, apply, apply_own, append, pull_back_own, pull_back, newest)
+    return Parts(moments, apply, apply_own, append, pull_back_own, pull_back)
 
 
 def _scale_and_offset(
@@ -167,28 +154,6 @@ def _moments(x: tf.Tensor) -> tf.Tensor:
     x = tf.cast(x, tf.float32)
     mean = tf.reduce_mean(x, PIXELS)
     return tf.stack([mean, tf.reduce_mean(tf.math.square(x - mean), PIXELS)])
-
-
-def _moments_gradient(x: tf.Tensor, statistics: tf.Tensor, dstatistics: tf.Tensor) -> tf.Tensor:
-    """Return ∂x = (∂m + 2 (x − m) ∂v) / n, in float32."""
-    dmean, dvariance = tf.unstack(dstatistics * inverse_count(x, tf.float32))
-    return dmean + 2 * (tf.cast(x, tf.float32) - statistics[0]) * dvariance
-
-
-def _gradient_of(
-    dmaps: tf.Tensor,
-    maps: tf.Tensor,
-    statistics: tf.Tensor,
-    dstatistics: tf.Tensor,
-    start: tf.Tensor,
-    count: int,
-) -> tf.Tensor:
-    """Return the gradient of `count` maps: what reached them and what reached their statistics."""
-    dmaps, maps, statistics, dstatistics = (
-        _take(whole, start, count) for whole in (dmaps, maps, statistics, dstatistics)
-    )
-    more = _moments_gradient(maps, statistics, dstatistics)
-    return tf.cast(tf.cast(dmaps, tf.float32) + more, maps.dtype)
 
 
 def _take(whole: tf.Tensor, start: tf.Tensor, count: int) -> tf.Tensor:
@@ -259,14 +224,6 @@ def normalize(
 
     outputs = function(require_images(x), gamma, beta)
     return outputs, Statistics(*tf.unstack(used))
-
-
-class Weights(NamedTuple):
-    """Those of a composite function: (m,), (m,) and (size, size, m, filters)."""
-
-    gamma: tf.Tensor
-    beta: tf.Tensor
-    kernel: tf.Tensor
 
 
 class _Kept(NamedTuple):
@@ -340,16 +297,14 @@ def dense_block(
             maps, statistics = part.append(maps, statistics, outputs, _at(width))
 
         def gradient(upstream: tf.Tensor) -> list[tf.Tensor]:
-            dmaps, dstatistics, dweights = _widen(upstream), tf.zeros_like(statistics), []
-            front, dnew = (maps, statistics), None
+            dmaps, dnew, dweights = _widen(upstream), upstream[..., widths[-1] :], []
+            front = maps, statistics
             for index in reversed(range(len(layers))):
                 width, layer = widths[index], kept[index]
-                if dnew is None:
-                    dnew = part.newest(dmaps, *front, dstatistics, _at(width), growth_rate)
                 whole = _rounded(width)
                 with tf.control_dependencies([dnew]):  # computed again not before it is needed
                     front = tuple(_cut(each, whole) for each in front)
-                dmaps, dstatistics = _cut(dmaps, whole), _cut(dstatistics, whole)
+                dmaps = _cut(dmaps, whole)
                 activated = part.apply(front[0], layer[0].vectors, front[1])
                 doutputs, dlayer = dnew, []
                 for second in layer[1:]:
@@ -365,20 +320,18 @@ def dense_block(
                     dlayer = [*tf.unstack(dvectors), dkernel]
                 dkernel = kernel_gradient(activated, layer[0].kernel, doutputs)
                 dactivated = _input_gradient(activated, layer[0].kernel, doutputs)
-                dmaps, dstatistics, dvectors, dnew = part.pull_back(
+                dmaps, dvectors, dnew = part.pull_back(
                     dactivated,
                     front[0],
                     layer[0].vectors,
                     front[1],
                     dmaps,
-                    dstatistics,
                     _at(max(width - growth_rate, 0)),
                     growth_rate,
                 )
                 dvectors = tf.unstack(dvectors[:, :width])
                 dweights = [*dvectors, dkernel[:, :, :width], *dlayer, *dweights]
-            dx = part.newest(dmaps, *front, dstatistics, _at(0), widths[0])
-            return differentiable_once([dx, *dweights])
+            return differentiable_once([dmaps[..., : widths[0]], *dweights])
 
         return maps[..., :total], gradient
 

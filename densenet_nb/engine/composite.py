@@ -132,12 +132,13 @@ class Activated:
 
     def __init__(self, maps: tf.Tensor, activation: Callable) -> None:
         self._before = maps
-        with tf.GradientTape() as self._tape:
+        with tf.GradientTape(persistent=True) as self._tape:
             self._tape.watch(maps)
             self.maps = activation(maps)
 
     def gradient(self, upstream: tf.Tensor) -> tf.Tensor:
-        return self._tape.gradient(self.maps, self._before, upstream)
+        zero = tf.UnconnectedGradients.ZERO
+        return self._tape.gradient(self.maps, self._before, upstream, zero)
 
 
 def kernel_gradient(x: tf.Tensor, kernel: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:

@@ -16,7 +16,15 @@ from densenet_nb.engine.statistics import Statistics, moments, moving_together
 if keras.backend.backend() == "tensorflow":
     from densenet_nb.engine import block, compiled, composite
 
-__all__ = ["by_kernels", "compiled_block", "compiled_pooling", "compiles", "has_weights", "serves"]
+__all__ = [
+    "by_kernels",
+    "compiled_pooling",
+    "compiles",
+    "dense_block",
+    "has_weights",
+    "serves",
+    "written_out",
+]
 
 
 def has_weights(activation: Any) -> bool:
@@ -64,12 +72,17 @@ def by_kernels(function: keras.layers.Layer, x: Any, statistics: Statistics | No
     return outputs
 
 
-def compiles(functions: Iterable[keras.layers.Layer], x: Any) -> bool:
-    """Whether compiled functions serve composite functions of `x` and of what they make.
+def written_out(functions: Iterable[keras.layers.Layer], x: Any) -> bool:
+    """Whether passes that are written out serve composite functions of `x` and what they make.
 
     These must be normalization, an activation without weights and a convolution, no more.
     """
     return all(_plain(f) and serves(f, x) for f in functions)
+
+
+def compiles(function: keras.layers.Layer, x: Any) -> bool:
+    """Whether :func:`compiled_pooling` serves a composite function of `x`."""
+    return written_out([function], x) and compiled.serves(x)
 
 
 def _plain(function: keras.layers.Layer) -> bool:
@@ -77,8 +90,8 @@ def _plain(function: keras.layers.Layer) -> bool:
     return norm.trainable and not norm.synchronized and function.dropout.rate == 0
 
 
-def compiled_block(layers: Sequence[keras.layers.Layer], x: Any, memory_efficient: bool) -> Any:
-    """Return all maps of a dense block and move its averages; see :mod:`.compiled`.
+def dense_block(layers: Sequence[keras.layers.Layer], x: Any, memory_efficient: bool) -> Any:
+    """Return all maps of a dense block and move its averages: on a GPU :mod:`.compiled`'s way.
 
     Parameters
     ----------
@@ -95,11 +108,11 @@ def compiled_block(layers: Sequence[keras.layers.Layer], x: Any, memory_efficien
         (batch, height, width, k0 + num_layers k).
     """
     functions = [function for layer in layers for function in layer.functions]
-    make = compiled.dense_block if compiled.serves(x) else block.dense_block
-    maps, used = make(
+    way = compiled if compiled.serves(x) else block
+    maps, used = way.dense_block(
         x,
         [
-            [compiled.Weights(*_vectors(each), each.conv.kernel.value) for each in layer.functions]
+            [block.Weights(*_vectors(each), each.conv.kernel.value) for each in layer.functions]
             for layer in layers
         ],
         activation=functions[0].activate,
