@@ -176,12 +176,9 @@ def operations(num_layers):
     return sum(operation.type not in free for operation in graph.get_operations())
 
 
-def test_a_layer_has_few_operations(monkeypatch):
+def test_a_layer_has_few_operations():
     """They are what a GPU waits for."""
-    ours = operations(5) - operations(4)
-    monkeypatch.setattr(compiled, "serves", lambda x: False)
-    assert ours < 30
-    assert 2 * ours < operations(5) - operations(4)
+    assert operations(5) - operations(4) < 30
 
 
 @pytest.mark.parametrize("memory_efficient", [False, True])

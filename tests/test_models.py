@@ -545,3 +545,25 @@ def test_what_has_no_pyramid_is_refused_by_name(case):
     model, layers = NO_PYRAMID[case]
     with pytest.raises(ValueError, match=WORDS[case]):
         models.feature_pyramid(model(), layers)
+
+
+def test_the_optimizers_slots_are_made_before_the_step_is_traced():
+    """Made while it is traced, as Keras makes them, each slot is a condition in a step traced twice."""
+    model = models.DenseNetCIFAR(10, 2, input_shape=(8, 8, 3))
+    traced, step = [], model.train_step
+    model.train_step = lambda data: traced.append(model.optimizer.built) or step(data)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    images, labels = np.zeros((4, 8, 8, 3), "float32"), np.zeros(4)
+    model.fit(images, labels, verbose=0)
+    assert traced == [True]
+
+
+def test_a_network_with_nothing_to_train_fits_as_keras_s_does():
+    model = models.DenseNetCIFAR(10, 2, input_shape=(8, 8, 3))
+    model.trainable = False
+    before = model.get_weights()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    with pytest.warns(UserWarning, match="does not have any trainable weights"):
+        model.fit(np.zeros((4, 8, 8, 3), "float32"), np.zeros(4), verbose=0)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import sgd_against_torch as torch_
 import tensorflow as tf
+from equality import relative_error
 
 from densenet_nb import models, optimizer, records
 from densenet_nb.optimizer import NesterovSGD
@@ -109,17 +110,49 @@ def run(kind, variables, call=lambda function: function):
     return [v.numpy() for v in [*variables, *sgd.momentums]]
 
 
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(optimizer, "on_gpu", lambda: True)
+
+
+graph_and_eager = pytest.mark.parametrize(
+    "call", [tf.function, lambda function: function], ids=["graph", "eager"]
+)
+
+OneByOne = type("OneByOne", (NesterovSGD,), {"_distributed_tf_update_step": one_by_one})
+
+DTYPES = {"float32": 1e-6, "float16": 5e-3, "bfloat16": 4e-2, "float64": 1e-14}
+"""What four steps' rounding may differ by, relative."""
+
+
 @pytest.mark.parametrize("group", [1, 100, 2**20])
-@pytest.mark.parametrize("call", [tf.function, lambda function: function], ids=["graph", "eager"])
+@graph_and_eager
+@pytest.mark.usefixtures("as_on_a_gpu")
 def test_together_is_one_by_one_in_every_bit(call, group, monkeypatch):
     """Of several dtypes and ranks, some without decay, in groups."""
     monkeypatch.setattr(optimizer, "GROUP", group)
-    alone = type("OneByOne", (NesterovSGD,), {"_distributed_tf_update_step": one_by_one})
-    dtypes = ("float32", "float16", "float64", "bfloat16")
-    results = [run(kind, made(*dtypes), call) for kind in (NesterovSGD, alone)]
+    results = [run(kind, made(*DTYPES), call) for kind in (NesterovSGD, OneByOne)]
     for ours, expected in zip(*results, strict=True):
         assert ours.dtype == expected.dtype
         assert ours.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@graph_and_eager
+def test_tensorflow_s_kernel_is_the_rule(call, dtype):
+    ours, expected = (run(kind, made(dtype), call) for kind in (NesterovSGD, OneByOne))
+    assert relative_error(ours, expected) < DTYPES[dtype]
+
+
+def test_without_a_gpu_a_variable_is_one_operation():
+    model = network()
+    variables, sgd = model.trainable_variables, NesterovSGD(weight_decay=None)
+    sgd.build(variables)
+    step = tf.function(lambda gradients: sgd.apply(gradients))
+    graph = step.get_concrete_function(gradients_like(variables)).graph
+    kinds = [operation.type for operation in graph.get_operations()]
+    assert kinds.count("ResourceApplyMomentum") == len(variables)
+    assert arithmetic(graph) <= 1  # the number of the step
 
 
 def arithmetic(graph):
@@ -127,6 +160,7 @@ def arithmetic(graph):
     return sum(operation.type in kinds for operation in graph.get_operations())
 
 
+@pytest.mark.usefixtures("as_on_a_gpu")
 def test_operations_do_not_grow_with_the_variables():
     """On a GPU each operation here is a start of a kernel; reading and assigning are none."""
     counts = []

@@ -132,11 +132,14 @@ def dense_block(
 
         def gradient(upstream: tf.Tensor) -> list[tf.Tensor]:
             front, dfront, dweights, last = maps, upstream, [], tf.constant(-1)
+            doutputs = upstream
             for layer in reversed(kept):
                 width = layer[0].weights.gamma.shape[0]
                 sizes = tf.constant([width, growth_rate])
+                before = doutputs
                 dfront, doutputs = tf.split(dfront, sizes, last)
-                with tf.control_dependencies([doutputs]):
+                # Not before it is needed; where memory allows, while the layer after it runs.
+                with tf.control_dependencies([doutputs if memory_efficient else before]):
                     front, _ = tf.split(front, sizes, last)
                 dlayer = []
                 for each in reversed(again(layer, front, doutputs)):

@@ -128,7 +128,7 @@ def composite_function(
 
 
 class Activated:
-    """Activated maps that can tell the gradient of the maps before."""
+    """Activated maps that can tell, more than once, the gradient of the maps before."""
 
     def __init__(self, maps: tf.Tensor, activation: Callable) -> None:
         self._before = maps
@@ -138,7 +138,8 @@ class Activated:
 
     def gradient(self, upstream: tf.Tensor) -> tf.Tensor:
         zero = tf.UnconnectedGradients.ZERO
-        return self._tape.gradient(self.maps, self._before, upstream, zero)
+        with tf.control_dependencies([upstream]):  # an activation's slope, too, not before
+            return self._tape.gradient(self.maps, self._before, upstream, zero)
 
 
 def kernel_gradient(x: tf.Tensor, kernel: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
