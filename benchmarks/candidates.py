@@ -78,7 +78,8 @@ class Workload(NamedTuple):
         A key of `CANDIDATES`.
     network : str
         A key of `densenet_nb.configurations.CONFIGURATIONS`, or ``"L=40"`` for the paper's network
-        of that depth for small images with k = 12 and no bottlenecks.
+        of that depth for small images with k = 12, ``"L=100-BC"`` for the one with bottlenecks and
+        compression.
     side, batch : int
         Height and width of the images in pixels; images in a step or call.
     precision : str
@@ -108,7 +109,8 @@ def configuration(network: str) -> "Configuration":
     from densenet_nb.configurations import CONFIGURATIONS, cifar
 
     if network.startswith("L="):
-        return cifar(int(network[2:]), growth_rate=12, bottleneck=False)
+        depth, _, kind = network[2:].partition("-")
+        return cifar(int(depth), growth_rate=12, bottleneck=kind == "BC")
     return CONFIGURATIONS[network]
 
 

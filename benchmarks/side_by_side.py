@@ -50,6 +50,10 @@ FIGURE = Path(__file__).parent.parent / "docs" / "side_by_side.png"
 REFERENCE = KERAS_APPLICATIONS
 MACHINE = {"what": "limit"}
 
+SMALL = ("L=40", "L=100-BC")
+FORMS = [TEXTBOOK, OURS, OURS_MEMORY_EFFICIENT]
+"""The paper's networks for small images, which no peer has: ratios are to stock Keras layers."""
+
 
 def settings(batch: int) -> dict[str, Any]:
     """Return what is measured on a processor, training with `batch` images a step."""
@@ -70,6 +74,11 @@ def settings(batch: int) -> dict[str, Any]:
             "value": "step_s",
             "unit": "s",
         }
+    for network in SMALL:
+        training = {"what": "training", "batch": 64, "network": network, "side": 32}
+        for title, value in (("training step", "step_s"), ("first training step", "first_s")):
+            name = f"{title}, {network}, 32x32 pixels"
+            measures[name] = {"runs": training, "value": value, "unit": "s", "among": FORMS}
     return {
         "network": "DenseNet121",
         "side": 224,
@@ -81,9 +90,12 @@ def settings(batch: int) -> dict[str, Any]:
 
 
 def short(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings without the measure that takes longest, and with fewer steps."""
-    measures = dict(settings["measures"])
-    measures.pop("first step of stock fit", None)
+    """Return the settings without stock fit and small networks, and with fewer steps."""
+    measures = {
+        title: measure
+        for title, measure in settings["measures"].items()
+        if measure["runs"]["what"] != "fit" and "among" not in measure
+    }
     return settings | {"measures": measures, "steps": {"training": 1, "inference": 5}}
 
 
@@ -132,7 +144,7 @@ def cases(settings: dict[str, Any], names: list[str]) -> list[schedule.Case]:
     """Return what to measure in each round: the machine's limit, then each measure's runs."""
     wanted = []
     for measure in settings["measures"].values():
-        for name in names:
+        for name in measure.get("among", names):
             case, candidate = {"candidate": name, **measure["runs"]}, CANDIDATES[name]
             possible = case["what"] in candidate.measured
             possible &= not case.get("jit") or candidate.engine == "keras"  # XLA is Keras's here
@@ -146,7 +158,7 @@ def options(settings: dict[str, Any], case: schedule.Case) -> dict[str, Any]:
     if case == MACHINE:
         return case
     common = {name: settings[name] for name in ("network", "side")}
-    return case | common | {"steps": settings["steps"][case["what"]], "gpu": "gpu" in settings}
+    return common | case | {"steps": settings["steps"][case["what"]], "gpu": "gpu" in settings}
 
 
 def values(record: dict[str, Any], title: str) -> dict[str, list[float]]:
@@ -166,12 +178,17 @@ def floor(record: dict[str, Any], title: str) -> float | None:
     and of its weights; the first convolution's input needs none.
     """
     measure = record["settings"]["measures"][title]
-    what, batch = measure["runs"]["what"], measure["runs"]["batch"]
+    what, batch, network, side = _what_runs(record, measure)
     machine = schedule.matching(record["runs"], MACHINE)
     if measure["value"] != "step_s" or not machine:
         return None
-    count = multiply_adds(record["settings"]["network"], record["settings"]["side"], what)
+    count = multiply_adds(network, side, what)
     return batch * count / max(run["multiply_adds_per_s"] for run in machine)
+
+
+def _what_runs(record: dict[str, Any], measure: dict[str, Any]) -> list[Any]:
+    runs = record["settings"] | measure["runs"]
+    return [runs[name] for name in ("what", "batch", "network", "side")]
 
 
 def multiply_adds(network: str, side: int, what: str) -> int:
@@ -186,7 +203,8 @@ def multiply_adds(network: str, side: int, what: str) -> int:
 def table(record: dict[str, Any], title: str) -> str:
     """Return the lines of one measure: median, smallest and largest of the rounds, and ratios."""
     found, measure = values(record, title), record["settings"]["measures"][title]
-    least, reference = floor(record, title), found.get(record["settings"]["reference"])
+    least = floor(record, title)
+    reference = found.get(measure.get("among", [record["settings"]["reference"]])[0])
     head = f"{title}{_batch(measure, title)}, in {measure['unit']}"
     lines = [f"{head:<44} {'median':>8} {'min':>8} {'max':>8} {'ratio':>6}"]
     lines[0] += f" {'/ floor':>8}" if least else ""

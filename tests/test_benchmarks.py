@@ -185,7 +185,7 @@ def test_a_peer_that_is_not_installed_is_named_and_left_out(monkeypatch, capsys)
 
 def test_the_table_has_medians_spread_and_ratios(record):
     for run, step in zip(
-        schedule.matching(record["runs"], {"candidate": OURS, "what": "training"}),
+        schedule.matching(record["runs"], {"candidate": OURS, "what": "training", "batch": 32}),
         (1.0, 3.0, 1.5),
         strict=True,
     ):

@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import densenet_nb._startup  # noqa: F401
 
+import candidates
 import keras
 import numpy as np
 import pytest
@@ -311,15 +312,11 @@ RECORDED = [
 @pytest.mark.parametrize("run", RECORDED)
 def test_peak_is_never_below_what_was_recorded_and_at_most_15_percent_above(run):
     network, side = run.get("network", "DenseNet121"), run.get("side", 224)
-    small = network.startswith("L=")
-    configuration = (
-        cifar(int(network[2:]), 12, bottleneck=False) if small else CONFIGURATIONS[network]
-    )
     predicted = cost.peak(
-        configuration,
+        candidates.configuration(network),
         side,
         side,
-        classes=10 if small else 1000,
+        classes=candidates.classes(network),
         batch_size=run["batch"],
         memory_efficient=OURS[run["candidate"]],
     )
