@@ -886,7 +886,7 @@ def side_by_side(record: Mapping[str, Any]) -> Figure:
     """Draw what candidates need of time and memory, relative to the median of one of them.
 
     A dot a round, a bar at the median; ours in blue. A candidate that was not measured in a panel
-    has an empty row there.
+    has an empty row there. Measures among few candidates only have no panel.
 
     Parameters
     ----------
@@ -895,15 +895,19 @@ def side_by_side(record: Mapping[str, Any]) -> Figure:
         title, the ``measures`` (which ``runs``, and which ``value`` of them); then the ``runs``.
     """
     settings, runs = record["settings"], record["runs"]
-    names = list(dict.fromkeys(run["candidate"] for run in runs if "candidate" in run))
+    measures = {
+        title: measure for title, measure in settings["measures"].items() if "among" not in measure
+    }
+    drawn = (run for measure in measures.values() for run in _alike(runs, measure["runs"]))
+    names = list(dict.fromkeys(run["candidate"] for run in drawn))
     columns = 3
-    rows = -(-len(settings["measures"]) // columns)
+    rows = -(-len(measures) // columns)
     figure, axes = plt.subplots(
         rows, columns, figsize=(10, rows * (0.26 * len(names) + 0.9)), sharey=True, squeeze=False
     )
-    for axis in axes.flat[len(settings["measures"]) :]:
+    for axis in axes.flat[len(measures) :]:
         axis.set_axis_off()
-    for axis, (title, measure) in zip(axes.flat, settings["measures"].items(), strict=False):
+    for axis, (title, measure) in zip(axes.flat, measures.items(), strict=False):
         where, value = measure["runs"], measure["value"]
         unit = np.median(_recorded(runs, {**where, "candidate": settings["reference"]}, value))
         for row, name in enumerate(names):
@@ -966,5 +970,10 @@ def _recorded(
     runs: Sequence[Mapping[str, Any]], where: Mapping[str, Any], value: str
 ) -> np.ndarray:
     """Return `value` of every run that agrees with `where` and has it, (runs,)."""
-    alike = (run for run in runs if where.items() <= run.items())
-    return np.array([run[value] for run in alike if value in run])
+    return np.array([run[value] for run in _alike(runs, where) if value in run])
+
+
+def _alike(
+    runs: Sequence[Mapping[str, Any]], where: Mapping[str, Any]
+) -> list[Mapping[str, Any]]:
+    return [run for run in runs if where.items() <= run.items()]

@@ -41,6 +41,69 @@ class _Run(NamedTuple):
         return tf.nn.conv2d(self.activated.maps, self.weights.kernel, **SAME)
 
 
+class _Passes(NamedTuple):
+    """The passes of one dense layer after another."""
+
+    activation: Callable
+    epsilon: float
+    memory_efficient: bool
+
+    def run(
+        self, weights: Weights, inputs: tf.Tensor, statistics: Statistics | None = None
+    ) -> _Run:
+        gamma, beta, _ = weights
+        if statistics is None:
+            normalized, statistics = processor_batch_norm(inputs, gamma, beta, epsilon=self.epsilon)
+        else:
+            normalized = kernel_normalize(inputs, gamma, beta, statistics, epsilon=self.epsilon)
+        return _Run(weights, statistics, inputs, Activated(normalized, self.activation))
+
+    def forward(
+        self, layer: Sequence[Weights], maps: tf.Tensor, statistics: Statistics
+    ) -> list[_Run]:
+        first, *rest = layer
+        runs = [self.run(first, maps, statistics)]
+        for weights in rest:
+            runs.append(self.run(weights, runs[-1].outputs()))
+        return runs
+
+    def keep(self, runs: list[_Run]) -> list[_Run]:
+        """Return what is kept of a layer's runs."""
+        first, *rest = runs
+        if self.memory_efficient:
+            return [_Run(each.weights, each.statistics) for each in runs]
+        return [first._replace(inputs=None), *(each._replace(activated=None) for each in rest)]
+
+    def again(self, kept: list[_Run], front: tf.Tensor, upstream: tf.Tensor) -> list[_Run]:
+        """Return a layer's runs, with what was not kept; `front` is what the layer read."""
+        first, *rest = kept
+        if self.memory_efficient:
+            runs = [self.run(first.weights, front, first.statistics)]
+        else:
+            runs = [first._replace(inputs=front)]
+        for each in rest:
+            if self.memory_efficient:
+                inputs = runs[-1].outputs()
+            else:
+                with tf.control_dependencies([upstream]):  # not before it is needed
+                    inputs = tf.identity(each.inputs)
+            runs.append(self.run(each.weights, inputs, each.statistics))
+        return runs
+
+    def pull_back(self, upstream: tf.Tensor, run: _Run) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Return the gradients of a composite function's input and of its weights."""
+        gamma, _, kernel = run.weights
+        dkernel = kernel_gradient(run.activated.maps, kernel, upstream)
+        dactivated = tf.raw_ops.Conv2DBackpropInput(
+            input_sizes=tf.shape(run.inputs), filter=kernel, out_backprop=upstream, **SAME
+        )
+        dnormalized = run.activated.gradient(dactivated)
+        dx, dgamma, dbeta = processor_gradient(
+            dnormalized, run.inputs, gamma, run.statistics, epsilon=self.epsilon
+        )
+        return dx, [dgamma, dbeta, dkernel]
+
+
 def dense_block(
     x: tf.Tensor,
     layers: Sequence[Sequence[Weights]],
@@ -75,57 +138,17 @@ def dense_block(
     statistics : list of Statistics
         With which the composite functions normalized, in their order; they have no gradient.
     """
+    passes = _Passes(activation, epsilon, memory_efficient)
     used, growth_rate = [], layers[0][-1].kernel.shape[-1]
-
-    def run(weights: Weights, inputs: tf.Tensor, statistics: Statistics | None = None) -> _Run:
-        gamma, beta, _ = weights
-        if statistics is None:
-            normalized, statistics = processor_batch_norm(inputs, gamma, beta, epsilon=epsilon)
-        else:
-            normalized = kernel_normalize(inputs, gamma, beta, statistics, epsilon=epsilon)
-        return _Run(weights, statistics, inputs, Activated(normalized, activation))
-
-    def forward(layer: Sequence[Weights], maps: tf.Tensor, statistics: Statistics) -> list[_Run]:
-        first, *rest = layer
-        runs = [run(first, maps, statistics)]
-        for weights in rest:
-            runs.append(run(weights, runs[-1].outputs()))
-        return runs
-
-    def again(kept: list[_Run], front: tf.Tensor, upstream: tf.Tensor) -> list[_Run]:
-        """Return a layer's runs, with what was not kept."""
-        first, *rest = kept
-        if memory_efficient:
-            runs = [run(first.weights, front, first.statistics)]
-            for each in rest:
-                runs.append(run(each.weights, runs[-1].outputs(), each.statistics))
-            return runs
-        runs = [first._replace(inputs=front)]
-        for each in rest:
-            with tf.control_dependencies([upstream]):  # not before it is needed
-                inputs = tf.identity(each.inputs)
-            runs.append(run(each.weights, inputs, each.statistics))
-        return runs
-
-    def pull_back(upstream: tf.Tensor, run: _Run) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        gamma, _, kernel = run.weights
-        dkernel = kernel_gradient(run.activated.maps, kernel, upstream)
-        dactivated = tf.raw_ops.Conv2DBackpropInput(
-            input_sizes=tf.shape(run.inputs), filter=kernel, out_backprop=upstream, **SAME
-        )
-        dx, dgamma, dbeta = processor_gradient(
-            run.activated.gradient(dactivated), run.inputs, gamma, run.statistics, epsilon=epsilon
-        )
-        return dx, [dgamma, dbeta, dkernel]
 
     @tf.custom_gradient
     def function(x: tf.Tensor, *weights: tf.Tensor) -> tuple[tf.Tensor, Callable]:
         maps, statistics, kept = x, _moments(x), []
         last, ones = tf.constant(-1), tf.ones(growth_rate)  # each constant is an operation
         for layer in tf.nest.pack_sequence_as(layers, weights):
-            runs = forward(layer, maps, statistics)
+            runs = passes.forward(layer, maps, statistics)
             used.extend(each.statistics for each in runs)
-            kept.append(_to_keep(runs, memory_efficient))
+            kept.append(passes.keep(runs))
             new = runs[-1].outputs()
             maps = tf.concat([maps, new], last)
             statistics = statistics.join(_moments(new, ones))
@@ -134,16 +157,15 @@ def dense_block(
             front, dfront, dweights, last = maps, upstream, [], tf.constant(-1)
             doutputs = upstream
             for layer in reversed(kept):
-                width = layer[0].weights.gamma.shape[0]
-                sizes = tf.constant([width, growth_rate])
+                sizes = tf.constant([layer[0].weights.gamma.shape[0], growth_rate])
                 before = doutputs
                 dfront, doutputs = tf.split(dfront, sizes, last)
                 # Not before it is needed; where memory allows, while the layer after it runs.
                 with tf.control_dependencies([doutputs if memory_efficient else before]):
                     front, _ = tf.split(front, sizes, last)
                 dlayer = []
-                for each in reversed(again(layer, front, doutputs)):
-                    doutputs, dfunction = pull_back(doutputs, each)
+                for run in reversed(passes.again(layer, front, doutputs)):
+                    doutputs, dfunction = passes.pull_back(doutputs, run)
                     dlayer = dfunction + dlayer
                 dfront, dweights = dfront + doutputs, dlayer + dweights
             return differentiable_once([dfront, *dweights])
@@ -158,10 +180,3 @@ def _moments(x: tf.Tensor, ones: tf.Tensor | None = None) -> Statistics:
     """Return the statistics by the kernel, in a fifth of the time that two means take."""
     ones = tf.ones(x.shape[-1]) if ones is None else ones
     return processor_batch_norm(x, ones, ones, epsilon=1.0)[1]
-
-
-def _to_keep(runs: list[_Run], memory_efficient: bool) -> list[_Run]:
-    first, *rest = runs
-    if memory_efficient:
-        return [_Run(each.weights, each.statistics) for each in runs]
-    return [first._replace(inputs=None), *(each._replace(activated=None) for each in rest)]
