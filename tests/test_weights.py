@@ -195,7 +195,7 @@ def test_names_and_hashes_are_those_that_keras_has():
     )
     expected = [(name, getattr(published, origin), md5) for name, origin, md5 in calls]
     found = [
-        (path.name, weights.ORIGIN + path.name, md5)
+        (path.name, weights.imagenet.ORIGIN + path.name, md5)
         for top in (0, 1)
         for network, hashes in weights.PUBLISHED.items()
         for path, md5 in [(weights.imagenet_file(network, include_top=not top), hashes[top])]
@@ -207,7 +207,7 @@ def test_names_and_hashes_are_those_that_keras_has():
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """Stand for Keras's cache, with nothing in it and no way to a network."""
-    monkeypatch.setattr(weights, "keras_home", lambda: str(tmp_path))
+    monkeypatch.setattr(weights.imagenet, "keras_home", lambda: str(tmp_path))
     monkeypatch.setattr("keras.src.utils.file_utils.config.keras_home", lambda: str(tmp_path))
     monkeypatch.setattr(connection, "answers", lambda *_: False)
     (tmp_path / "models").mkdir()
@@ -230,7 +230,7 @@ def test_imagenet_weights_in_the_cache_give_the_outputs_of_keras(
     if not include_top:
         theirs = keras.Model(theirs.input, theirs.get_layer("relu").output)
     configuration = imagenet(BLOCKS)
-    monkeypatch.setitem(weights.CONFIGURATIONS, "DenseNet121", configuration)
+    monkeypatch.setitem(weights.imagenet.CONFIGURATIONS, "DenseNet121", configuration)
     path = weights.imagenet_file("DenseNet121", include_top)
     write_keras_2(theirs, path, slashed)
     known(monkeypatch, path.read_bytes(), include_top)
@@ -262,7 +262,7 @@ def test_without_a_network_the_error_says_what_to_do(cache, monkeypatch):
             weights.imagenet_file("DenseNet169", include_top),
             weights.PUBLISHED["DenseNet169"][0 if include_top else 1],
             "MD5",
-            weights.ORIGIN,
+            weights.imagenet.ORIGIN,
         ):
             assert str(part) in str(error.value)
     assert not list(cache.iterdir())
@@ -296,7 +296,7 @@ def served(monkeypatch):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr(weights, "ORIGIN", f"http://127.0.0.1:{server.server_port}/")
+    monkeypatch.setattr(weights.imagenet, "ORIGIN", f"http://127.0.0.1:{server.server_port}/")
     yield content, requests
     server.shutdown()
     server.server_close()

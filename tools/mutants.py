@@ -238,35 +238,35 @@ FAULTS = [
     # Weights of other libraries
     Fault(
         "Torch's kernels keep their order of filters and channels",
-        "weights.py",
+        "weights/torch_networks.py",
         "np.moveaxis(array, (1, 0), (-2, -1)) if",
         "np.moveaxis(array, (0, 1), (-2, -1)) if",
         f"{WEIGHTS} -k torch",
     ),
     Fault(
         "layers of a file come in alphabetical order",
-        "weights.py",
+        "weights/keras_files.py",
         "key=lambda name: (len(name), name)",
         "key=lambda name: name",
         f"{WEIGHTS} -k ten_layers",
     ),
     Fault(
         "a file in the cache is taken whatever its hash",
-        "weights.py",
+        "weights/imagenet.py",
         "if _md5(path) != md5:",
         "if False:",
         f"{WEIGHTS} -k another_file",
     ),
     Fault(
         "images that are scaled already are prepared again",
-        "weights.py",
+        "weights/images.py",
         "if scaled or not (low >= 0 and high <= 255):",
         "if not (low >= 0 and high <= 255):",
         f"{WEIGHTS} -k no_pixels",
     ),
     Fault(
         "arrays are assigned before all are checked",
-        "weights.py",
+        "weights/parts.py",
         "    if any(wrong.values()):",
         '    for name in variables.keys() & arrays.keys() - wrong["of another shape"]:\n'
         "        if tuple(arrays[name].shape) == tuple(variables[name].shape):\n"
