@@ -973,7 +973,5 @@ def _recorded(
     return np.array([run[value] for run in _alike(runs, where) if value in run])
 
 
-def _alike(
-    runs: Sequence[Mapping[str, Any]], where: Mapping[str, Any]
-) -> list[Mapping[str, Any]]:
+def _alike(runs: Sequence[Mapping[str, Any]], where: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [run for run in runs if where.items() <= run.items()]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from densenet_nb import layers, models, probes, textbook
 from densenet_nb.configurations import Configuration
-from densenet_nb.engine import block
+from densenet_nb.engine import block, ways
 from densenet_nb.engine.block import Weights, dense_block
 from densenet_nb.engine.kernels import kernel_batch_norm, processor_batch_norm
 
@@ -200,6 +200,26 @@ def test_frozen_normalization_goes_another_way(blocks):
     made.dense_layers[1].functions[0].norm.trainable = False
     made(maps(), training=True)
     assert blocks == []
+
+
+@modes
+@pytest.mark.parametrize("bottleneck", [False, True])
+def test_layer_by_layer_it_is_the_same(bottleneck, memory_efficient, monkeypatch):
+    """As where there is dropout, whose masks hide faults."""
+    x, found = maps(), []
+    made = layers.DenseBlock(3, 2, bottleneck, memory_efficient, activation="softplus")
+    made.build(x.shape)
+    start = made.get_weights()
+    for written_out in (ways.written_out, lambda *_: False):
+        monkeypatch.setattr(ways, "written_out", written_out)
+        made.set_weights(start)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(made(x, training=True) * tf.sin(tf.range(9.0)))
+        gradients = tape.gradient(loss, [x, *made.trainable_variables])
+        found.append([np.array(array) for array in (loss, *gradients, *made.get_weights())])
+    for ours, right in zip(*found, strict=True):
+        assert relative_error(ours, right) < 1e-5
 
 
 @modes

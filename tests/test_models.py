@@ -548,7 +548,7 @@ def test_what_has_no_pyramid_is_refused_by_name(case):
 
 
 def test_the_optimizers_slots_are_made_before_the_step_is_traced():
-    """Made while it is traced, as Keras makes them, each slot is a condition in a step traced twice."""
+    """Made while it is traced, as Keras makes them, each is a condition in a step traced twice."""
     model = models.DenseNetCIFAR(10, 2, input_shape=(8, 8, 3))
     traced, step = [], model.train_step
     model.train_step = lambda data: traced.append(model.optimizer.built) or step(data)

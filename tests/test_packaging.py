@@ -309,7 +309,12 @@ def test_a_module_imports_only_those_above_it():
     order[place:place] = room
     package = ROOT / "densenet_nb"
     assert {f"engine.{path.stem}" for path in package.glob("engine/[!_]*.py")} == {*room}
-    files = {path.stem for path in package.glob("[!_]*.py")} | {"engine", "probes", "records", "weights"}
+    files = {path.stem for path in package.glob("[!_]*.py")} | {
+        "engine",
+        "probes",
+        "records",
+        "weights",
+    }
     assert files == {*order} - {*room}
     for index, module in enumerate(order):
         path = package / f"{module.replace('.', '/')}.py"

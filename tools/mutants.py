@@ -36,6 +36,7 @@ class Fault(NamedTuple):
 
 
 NORMALIZATION, COMPOSITE, LAYERS = "test_normalization.py", "test_composite.py", "test_layers.py"
+BLOCK = "test_block.py"
 RECOMPUTATION, MODELS, COST = "test_recomputation.py", "test_models.py", "test_cost.py"
 INFERENCE, DATA, STARTUP = "test_inference.py", "test_data.py", "test_startup.py"
 WEIGHTS = "test_weights.py"
@@ -130,7 +131,7 @@ FAULTS = [
     Fault(
         "the gradient passes the activation unchanged",
         "engine/composite.py",
-        "self._tape.gradient(self.maps, self._before, upstream)",
+        "self._tape.gradient(self.maps, self._before, upstream, zero)",
         "upstream",
         COMPOSITE,
     ),
@@ -154,6 +155,49 @@ FAULTS = [
         "tf.control_dependencies([upstream]):  # not",
         "tf.control_dependencies([]):  # not",
         COMPOSITE,
+    ),
+    # Blocks whose passes are written out
+    Fault(
+        "the way through the statistics is left out",
+        "engine/kernels.py",
+        "is_training=True,\n    )\n    return dx, dgamma, dbeta",
+        "is_training=False,\n    )\n    return dx, dgamma, dbeta",
+        BLOCK,
+    ),
+    Fault(
+        "a layer's share of the gradient takes the place of the others'",
+        "engine/block.py",
+        "dfront, dweights = dfront + doutputs,",
+        "dfront, dweights = doutputs,",
+        BLOCK,
+    ),
+    Fault(
+        "the maps are cut before the backward pass",
+        "engine/block.py",
+        "tf.control_dependencies([doutputs if memory_efficient else before])",
+        "tf.control_dependencies([])",
+        BLOCK,
+    ),
+    Fault(
+        "a layer reads the statistics of the maps that came in",
+        "engine/block.py",
+        "statistics.join(_moments(new, ones))",
+        "statistics.join(_moments(x[..., :growth_rate], ones))",
+        BLOCK,
+    ),
+    Fault(
+        "the decay is lost on the way to TensorFlow's operation",
+        "optimizer.py",
+        "gradient + decay * variable if decay else gradient",
+        "gradient",
+        "test_optimizer.py",
+    ),
+    Fault(
+        "slots are made while the step is traced",
+        "network.py",
+        "self.optimizer.build(self.trainable_variables)",
+        "pass",
+        f"{MODELS} -k slots",
     ),
     # Layers
     Fault(
@@ -301,14 +345,14 @@ FAULTS = [
         "engine/recomputation.py",
         "vectors[0][width : width + new.shape[-1]]",
         "vectors[0][: new.shape[-1]]",
-        RECOMPUTATION,
+        f"{RECOMPUTATION} {BLOCK}",
     ),
     Fault(
         "the gradients of shared statistics are not added up",
         "engine/recomputation.py",
         "[d[:width] + m for d, m",
         "[m for d, m",
-        RECOMPUTATION,
+        f"{RECOMPUTATION} {BLOCK}",
     ),
     Fault(
         "TensorFlow computes again before the backward pass",
