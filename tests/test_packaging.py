@@ -242,6 +242,8 @@ def test_readme_s_numbers_are_the_record_s():
     for candidate in ("densenet_nb", "densenet_nb, memory-efficient"):
         step, peak = ratio(candidate, "training step"), ratio(candidate, "training, peak memory")
         assert f"{step:.2f} of the time and {peak:.2f} of the memory" in readme
+    first = ratio("densenet_nb", "first step of stock fit")
+    assert f"through its first step in {first:.2f} of the time" in readme
     stages = [
         {row.name: row.cost for row in cost.table(cost.rows(network))}
         for network in (DENSENET121, replace(DENSENET121, bottleneck=False))
