@@ -264,13 +264,19 @@ the gradient of these maps, the maps normalized and activated anew, the gradient
 ReLU, and one more, which a second thread still reads or already writes. (A bottleneck's 4 k maps
 come in the place of the layer's share of such a tensor.)"""
 
-ALLOCATOR_GAPS = 0.12
-"""Measured: the share that TensorFlow's allocator takes on top. It hands out chunks of up to twice
-the size asked for, and gives none back."""
+ALLOCATOR_GAPS = {False: 0.38, True: 0.275}
+"""Measured, plain and memory-efficient: the share that TensorFlow's allocator takes on top. It
+hands out chunks of up to twice the size asked for, and gives none back."""
 
-PROGRAM_MIB = {True: (3.3, 3.9), False: (4.5, 5.3)}
-"""Measured: MiB of the process for each convolution of a network with and without bottlenecks,
-plain and memory-efficient. It is the traced step with its kernels, the same for every batch."""
+PROGRAM_MIB = {
+    (True, False): (0, 1.4),
+    (True, True): (4, 1.35),
+    (False, False): (0, 3.2),
+    (False, True): (25, 1.85),
+}
+"""Measured, by whether there are bottlenecks and whether it is memory-efficient: MiB of the process
+for any network, and for each convolution. It is the traced step with its kernels, the same for
+every batch."""
 
 
 class Peak(NamedTuple):
@@ -319,9 +325,10 @@ def peak(
     layer of block 1, plain ones the last row.
 
     Weights, gradients and maps are counted from the code; :data:`ALLOCATOR_GAPS` and
-    :data:`PROGRAM_MIB` are measured, with TensorFlow 2.21 on two cores. The process grew by at
-    most what this says and at least 1/1.15 of it in the records ``cost_against_size`` and
-    ``peak_memory``. A GPU's layouts and workspaces come on top: there take it for a lower bound.
+    :data:`PROGRAM_MIB` are measured, with TensorFlow 2.21 on two cores. In the records
+    ``side_by_side``, ``cost_against_size`` and ``peak_memory`` the process grew by at most what
+    this says and, where it grew most for a size, by at least 1/1.15 of it. A GPU's layouts and
+    workspaces come on top: there take it for a lower bound.
 
     Parameters
     ----------
@@ -355,12 +362,12 @@ def peak(
         widest = max(widest, kept + WORKING_MAPS * at_hand)
         before = after
     trainable, total = parameters(configuration, channels, classes)
-    program = PROGRAM_MIB[configuration.bottleneck][memory_efficient] * 2**20
+    start, each = PROGRAM_MIB[configuration.bottleneck, memory_efficient]
     return Peak(
         weights=4 * (total + trainable),
         gradients=4 * trainable,
-        maps=int(4 * batch_size * widest * (1 + ALLOCATOR_GAPS)),
-        program=int(program * (configuration.depth - 1)),
+        maps=int(4 * batch_size * widest * (1 + ALLOCATOR_GAPS[memory_efficient])),
+        program=int((start + each * (configuration.depth - 1)) * 2**20),
     )
 
 

@@ -301,26 +301,37 @@ def test_table_has_the_lines_of_table_1():
 
 
 OURS = {"densenet_nb": False, "densenet_nb, memory-efficient": True}
-RECORDED = [
-    pytest.param(run, id=f"{name}-{run.get('network', 'DenseNet121')}-{run['batch']}-{index}")
-    for name in ("cost_against_size", "peak_memory", "side_by_side")
-    for index, run in enumerate(records.read(name)["runs"])
-    if run.get("candidate") in OURS and "peak_gib" in run
-]
 
 
-@pytest.mark.parametrize("run", RECORDED)
-def test_peak_is_never_below_what_was_recorded_and_at_most_15_percent_above(run):
-    network, side = run.get("network", "DenseNet121"), run.get("side", 224)
+def largest_peaks():
+    """Return the highest peak that was recorded for each network, batch and form, in GiB."""
+    found = {}
+    for name in ("cost_against_size", "peak_memory", "side_by_side"):
+        for run in records.read(name)["runs"]:
+            if run.get("candidate") in OURS and "peak_gib" in run:
+                network = run.get("network", "DenseNet121"), run.get("side", 224)
+                case = *network, run["batch"], OURS[run["candidate"]]
+                found[case] = max(run["peak_gib"], found.get(case, 0.0))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("network", "side", "batch", "memory_efficient", "found"),
+    [(*case, found) for case, found in largest_peaks().items()],
+)
+def test_peak_is_never_below_what_was_recorded_and_at_most_15_percent_above(
+    network, side, batch, memory_efficient, found
+):
+    """Runs of one size differ by up to 15% among themselves; the highest is the peak."""
     predicted = cost.peak(
         candidates.configuration(network),
         side,
         side,
         classes=candidates.classes(network),
-        batch_size=run["batch"],
-        memory_efficient=OURS[run["candidate"]],
+        batch_size=batch,
+        memory_efficient=memory_efficient,
     )
-    assert run["peak_gib"] <= predicted.step / 2**30 <= 1.15 * run["peak_gib"]
+    assert found <= predicted.step / 2**30 <= 1.15 * found
 
 
 def test_peaks_were_recorded_for_both_forms_and_several_batches():
@@ -337,10 +348,10 @@ def test_peak_by_hand():
     stem = 230 * 230 * 3 + 2 * 112 * 112 * 64
     values = stem + (1 + cost.WORKING_MAPS) * 256 * 56 * 56
     found = cost.peak(CONFIGURATIONS["DenseNet121"], batch_size=3, memory_efficient=True)
-    assert found.maps == int(3 * 4 * values * (1 + cost.ALLOCATOR_GAPS))
+    assert found.maps == int(3 * 4 * values * (1 + cost.ALLOCATOR_GAPS[True]))
     assert found.gradients == 4 * 7_978_856
     assert found.weights == 4 * (8_062_504 + 7_978_856)
-    assert found.program == int(120 * 3.9 * 2**20)
+    assert found.program == int((4 + 120 * 1.35) * 2**20)
     assert found.step == found.gradients + found.maps + found.program
 
 
