@@ -133,11 +133,11 @@ class NesterovSGD(keras.optimizers.Optimizer):
         """Update each variable by TensorFlow's operation for this rule."""
         scalars = {}
 
-        def update(variable: Any, gradient: Any, velocity: Any, decay: float) -> None:
-            dtype = variable.dtype
-            if dtype not in scalars:
-                scalars[dtype] = ops.cast(learning_rate, dtype), tf.constant(self.momentum, dtype)
-            rate, momentum = scalars[dtype]
+        def update(variable: Any, gradient: Any, velocity: Any, rate: Any, decay: float) -> None:
+            dtype, kind = variable.dtype, (variable.dtype, variable.device)
+            if kind not in scalars:
+                scalars[kind] = ops.cast(rate, dtype), tf.constant(self.momentum, dtype)
+            rate, momentum = scalars[kind]
             gradient = tf.cast(tf.convert_to_tensor(gradient), dtype)
             tf.raw_ops.ResourceApplyMomentum(
                 var=variable.handle,
@@ -150,7 +150,7 @@ class NesterovSGD(keras.optimizers.Optimizer):
 
         for gradient, variable in grads_and_vars:
             velocity = self.momentums[self._get_variable_index(variable)].value
-            arguments = (gradient, velocity, self._decay(variable))
+            arguments = (gradient, velocity, learning_rate, self._decay(variable))
             distribution.extended.update(variable, update, args=arguments, group=False)
 
     def _update_in_groups(
