@@ -151,6 +151,21 @@ def computed_early(function, *sources):
     return early
 
 
+def watch_blocks(monkeypatch, way):
+    """Return a list to which each block adds its number of layers as it goes that way of training.
+
+    `way` is the module of :mod:`densenet_nb.engine` whose ``dense_block`` it is.
+    """
+    asked, make = [], way.dense_block
+
+    def spy(x, layers, **options):
+        asked.append(len(layers))
+        return make(x, layers, **options)
+
+    monkeypatch.setattr(way, "dense_block", spy)
+    return asked
+
+
 def randomize(model, seed=3):
     """Give normalization weights that show in the result; γ = 1 or a mean of 0 hides faults.
 

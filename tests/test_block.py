@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from equality import computed_early, dtype_policy, relative_error
+from equality import computed_early, dtype_policy, relative_error, watch_blocks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,14 +27,7 @@ modes = pytest.mark.parametrize("memory_efficient", [False, True])
 @pytest.fixture
 def blocks(monkeypatch):
     """The dense blocks that are trained this way."""
-    asked, make = [], block.dense_block
-
-    def spy(x, layers, **options):
-        asked.append(len(layers))
-        return make(x, layers, **options)
-
-    monkeypatch.setattr(block, "dense_block", spy)
-    return asked
+    return watch_blocks(monkeypatch, block)
 
 
 def weights(k0=3, k=2, num_layers=3, bottleneck=True, dtype="float32", seed=0):

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from equality import relative_error, step
+from equality import relative_error, step, watch_blocks
 
 from densenet_nb import layers, models, textbook
 from densenet_nb.configurations import Configuration
@@ -30,14 +30,7 @@ def as_on_a_gpu(monkeypatch):
 @pytest.fixture
 def blocks(monkeypatch):
     """The dense blocks that are trained this way."""
-    asked, make = [], compiled.dense_block
-
-    def spy(x, layers, **options):
-        asked.append(len(layers))
-        return make(x, layers, **options)
-
-    monkeypatch.setattr(compiled, "dense_block", spy)
-    return asked
+    return watch_blocks(monkeypatch, compiled)
 
 
 def network(builder=models.from_configuration, bottleneck=True, **options):

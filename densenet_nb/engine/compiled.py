@@ -243,31 +243,10 @@ def dense_block(
     epsilon: float,
     memory_efficient: bool,
 ) -> tuple[tf.Tensor, list[Statistics]]:
-    """Return all maps of a dense block in training.
+    """Return all maps of a dense block in training, as :func:`.block.dense_block` does.
 
     Kept for the backward pass are the maps, once, and the outputs of the bottlenecks, if not
-    `memory_efficient`. The backward pass is written out: the gradient of all maps is one tensor,
-    to which each layer adds its share.
-
-    Parameters
-    ----------
-    x : tensor
-        (batch, height, width, k0), in a dtype that TensorFlow convolves.
-    layers : sequence of sequence of Weights
-        Of each dense layer's one or two composite functions.
-    activation : callable
-        Without weights of its own.
-    epsilon : float
-        Added to the variances.
-    memory_efficient : bool
-        Whether the bottlenecks' outputs are computed again too (arXiv 1707.06990).
-
-    Returns
-    -------
-    maps : tensor
-        (batch, height, width, k0 + num_layers k).
-    statistics : list of Statistics
-        With which the composite functions normalized, in their order; they have no gradient.
+    `memory_efficient`. `x` is in any dtype that TensorFlow convolves.
     """
     part, used = parts(activation, epsilon), []
     widths = [first.gamma.shape[0] for first, *_ in layers]
