@@ -45,7 +45,7 @@ strict-matrix: $(VENV)/.$(TEST_LOCK)
 mutants: $(VENV)/.$(TEST_LOCK)
 	$(PY) tools/mutants.py
 
-# Speed and memory beside every peer that is installed there, then how they grow: about 45 minutes.
+# Speed and memory beside every peer that is installed there, then how they grow: about an hour.
 # Stop at any time; the same command goes on.
 bench: $(VENV)/.$(TEST_LOCK)
 	$(PY) benchmarks/side_by_side.py

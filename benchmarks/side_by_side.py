@@ -8,7 +8,7 @@ graph for these two) with ``pip install torch torchvision onnx`` beside. Nothing
 weights are random.
 
 Each measurement has a process of its own (``measure.py`` says what it does) on all cores, and all
-candidates take turns in each round. The whole takes about half an hour on two cores. The record is
+candidates take turns in each round. The whole takes about fifty minutes on two cores. The record is
 written anew after each measurement: stop at any time, and run the same command again to go on.
 ``--short`` is one round with a small batch, without stock ``fit``, in about two minutes; it is
 recorded only where ``--output`` says.
