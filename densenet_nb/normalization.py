@@ -11,8 +11,9 @@ import keras
 from keras import ops
 
 from densenet_nb.checks import require_backend
+from densenet_nb.engine import formulas
 from densenet_nb.engine import statistics as sharing
-from densenet_nb.engine.kernels import kernel_batch_norm, kernel_normalize, ops_normalize
+from densenet_nb.engine.kernels import kernel_batch_norm, kernel_normalize
 from densenet_nb.engine.statistics import (
     Statistics,
     moments,
@@ -101,7 +102,7 @@ class BatchNormalization(RunsOnce, keras.layers.BatchNormalization):
         inputs = ops.cast(inputs, self.compute_dtype)
         learned = (self.gamma.value, self.beta.value)
         if not (training and self.trainable):
-            normalize = kernel_normalize if self.uses_kernel(inputs) else ops_normalize
+            normalize = kernel_normalize if self.uses_kernel(inputs) else formulas.normalize
             constants = Statistics(self.moving_mean.value, self.moving_variance.value)
             return normalize(inputs, *learned, constants, epsilon=self.epsilon)
         own = statistics is None and not self.synchronized
@@ -111,7 +112,7 @@ class BatchNormalization(RunsOnce, keras.layers.BatchNormalization):
             outputs, statistics, _ = kernel_batch_norm(inputs, *learned, epsilon=self.epsilon)
         else:
             statistics = statistics or moments(inputs, self.synchronized)
-            outputs = ops_normalize(inputs, *learned, statistics, epsilon=self.epsilon)
+            outputs = formulas.normalize(inputs, *learned, statistics, epsilon=self.epsilon)
         self.move_averages(inputs, statistics)
         return outputs
 

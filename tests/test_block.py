@@ -1,5 +1,8 @@
 """How a block is trained on a processor: textbook's gradients, in few operations, little kept."""
 
+import re
+from unittest import mock
+
 import densenet_nb._startup  # noqa: F401
 
 import keras
@@ -22,6 +25,7 @@ TOLERANCES = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 8e-2}
 """Relative; the halves have 11 and 8 bits."""
 
 modes = pytest.mark.parametrize("memory_efficient", [False, True])
+within_xla = pytest.mark.parametrize("within_xla", [False, True], ids=["kernels", "formulas"])
 
 
 @pytest.fixture
@@ -80,23 +84,26 @@ def forward_and_back(function, x, layers, activation, memory_efficient):
     return [tf.cast(v, "float64").numpy() for v in (outputs, *tf.nest.flatten(used), *gradients)]
 
 
-def check(x, layers, activation, tolerance, memory_efficient):
+def check(x, layers, activation, tolerance, memory_efficient, within_xla=False):
+    """With XLA's formulas, if asked, but uncompiled."""
     exact = tf.nest.map_structure(lambda tensor: tf.cast(tensor, "float64"), (x, layers))
-    actual = forward_and_back(dense_block, x, layers, activation, memory_efficient)
+    with mock.patch.object(block, "within_xla", return_value=within_xla):
+        actual = forward_and_back(dense_block, x, layers, activation, memory_efficient)
     expected = forward_and_back(formula, *exact, activation, memory_efficient)
     for ours, right in zip(actual, expected, strict=True):
         assert np.linalg.norm(ours - right) < tolerance * (np.linalg.norm(right) + right.size**0.5)
 
 
 @modes
+@within_xla
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("bottleneck", [False, True])
 @pytest.mark.parametrize(
     "activation", [tf.nn.softplus, tf.nn.silu, tf.identity, lambda x: tf.tanh(x) * x + 1]
 )
-def test_equals_autodiff(activation, bottleneck, dtype, memory_efficient):
+def test_equals_autodiff(activation, bottleneck, dtype, memory_efficient, within_xla):
     layers = weights(bottleneck=bottleneck, dtype=dtype)
-    check(maps(dtype=dtype), layers, activation, TOLERANCES[dtype], memory_efficient)
+    check(maps(dtype=dtype), layers, activation, TOLERANCES[dtype], memory_efficient, within_xla)
 
 
 @settings(deadline=None, max_examples=25)
@@ -106,26 +113,31 @@ def test_equals_autodiff(activation, bottleneck, dtype, memory_efficient):
     k=st.integers(1, 4),
     num_layers=st.integers(1, 4),
     bottleneck=st.booleans(),
-    memory_efficient=st.booleans(),
+    mode=st.tuples(st.booleans(), st.booleans()),
     seed=st.integers(0, 99),
 )
-def test_any_block_equals_autodiff(shape, k0, k, num_layers, bottleneck, memory_efficient, seed):
+def test_any_block_equals_autodiff(shape, k0, k, num_layers, bottleneck, mode, seed):
     """With four values and more a channel: of two the standardized ones hang on rounding."""
     x, layers = maps(shape, k0, seed=seed), weights(k0, k, num_layers, bottleneck, seed=seed)
-    check(x, layers, tf.nn.softplus, 5e-5, memory_efficient)
+    check(x, layers, tf.nn.softplus, 5e-5, *mode)
 
 
 @modes
+@within_xla
 @pytest.mark.parametrize("offset", [1e2, 1e3])
-def test_equals_autodiff_at_an_offset(offset, memory_efficient):
+def test_equals_autodiff_at_an_offset(offset, memory_efficient, within_xla):
     """Of which float32 takes 1e-7 from maps of a deviation of 2."""
     x, layers = maps(offset=offset), weights()
-    check(x, layers, tf.nn.softplus, 1e-5 + 1e-7 * offset, memory_efficient)
+    check(x, layers, tf.nn.softplus, 1e-5 + 1e-7 * offset, memory_efficient, within_xla)
 
 
 @modes
-@pytest.mark.parametrize("run_eagerly", [False, True])
-def test_network_is_the_textbooks(memory_efficient, run_eagerly, blocks):
+@pytest.mark.parametrize(
+    "compilation",
+    [{"jit_compile": False}, {"run_eagerly": True}, {"jit_compile": True}],
+    ids=["graph", "eager", "XLA"],
+)
+def test_network_is_the_textbooks(memory_efficient, compilation, blocks):
     """After three steps of training, weights and moving averages."""
     configuration = Configuration([2, 1], 3, 6, compression=0.5, imagenet_stem=False)
     images = np.random.default_rng(0).normal(size=(4, 6, 5, 3)).astype("float32")
@@ -144,9 +156,7 @@ def test_network_is_the_textbooks(memory_efficient, run_eagerly, blocks):
         model = build()
         start = start or model.get_weights()
         model.set_weights(start)
-        model.compile(
-            "sgd", "sparse_categorical_crossentropy", jit_compile=False, run_eagerly=run_eagerly
-        )
+        model.compile("sgd", "sparse_categorical_crossentropy", **compilation)
         for _ in range(3):
             model.train_on_batch(images, np.arange(4))
         trained.append(model.get_weights())
@@ -233,6 +243,25 @@ def test_nothing_is_computed_again_before_the_backward_pass(memory_efficient):
     x = maps((7, 6, 6))
     made.build(x.shape)
     assert computed_early(lambda x: made(x, training=True), x) == []
+
+
+def test_within_xla_only_the_memory_efficient_block_convolves_again():
+    """The bottleneck's outputs, once for each layer."""
+    x, found = maps((3, 6, 6)), []
+    for memory_efficient in (False, True):
+        made = layers.DenseBlock(2, 2, memory_efficient=memory_efficient)
+        made.build(x.shape)
+
+        @tf.function(jit_compile=True)
+        def back(x):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(made(x, training=True) ** 2)  # noqa: B023
+            return tape.gradient(loss, made.trainable_variables)  # noqa: B023
+
+        compiled = back.experimental_get_compiler_ir(x)("optimized_hlo")
+        found.append(len(re.findall(r" (?:convolution|dot)\(", compiled)))
+    plain, lean = found
+    assert lean == plain + 2
 
 
 @modes

@@ -6,11 +6,11 @@ from equality import relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from densenet_nb.engine import formulas
 from densenet_nb.engine.kernels import (
     kernel_batch_norm,
     kernel_normalize,
     normalization_gradient,
-    ops_normalize,
     statistics_gradient,
 )
 from densenet_nb.engine.statistics import uses_kernel
@@ -32,7 +32,7 @@ def with_kernel(x, gamma, beta, *, epsilon):
 
 def with_operations(x, gamma, beta, *, epsilon):
     statistics = Statistics(*keras.ops.moments(x, list(range(len(x.shape) - 1))))
-    outputs = ops_normalize(tf.constant(x), gamma, beta, statistics, epsilon=epsilon)
+    outputs = formulas.normalize(tf.constant(x), gamma, beta, statistics, epsilon=epsilon)
     return outputs, statistics.mean, statistics.variance
 
 
@@ -151,7 +151,7 @@ def test_given_statistics_survive_offsets(offset):
     gamma = tf.constant(gamma)
     with tf.GradientTape() as tape:
         tape.watch([exact, gamma])
-        oracle = ops_normalize(exact, gamma, beta, double, epsilon=EPSILON)
+        oracle = formulas.normalize(exact, gamma, beta, double, epsilon=EPSILON)
     expected = tape.gradient(oracle, [exact, gamma], upstream)
     actual = normalization_gradient(
         upstream.astype("float32"),
@@ -237,7 +237,9 @@ def test_gradient_of_given_statistics(shape, seed):
     sources = [gamma, beta, mean, variance]
     with tf.GradientTape() as tape:
         tape.watch(sources)
-        y = ops_normalize(tf.constant(x), gamma, beta, Statistics(mean, variance), epsilon=EPSILON)
+        y = formulas.normalize(
+            tf.constant(x), gamma, beta, Statistics(mean, variance), epsilon=EPSILON
+        )
     *learned, dmean, dvariance = tape.gradient(y, sources, upstream)
     exact = statistics_gradient(gamma, variance, *learned, epsilon=EPSILON)
     for ours, right in zip(exact, (dmean, dvariance), strict=True):
@@ -264,7 +266,7 @@ def test_gradient_through_shared_statistics_equals_finite_differences():
     gamma, beta = rng.normal(size=(2, 2))
     theoretical, numerical = tf.test.compute_gradient(
         lambda x: tf.reduce_sum(
-            ops_normalize(x, gamma, beta, moments(x), epsilon=EPSILON) * weights
+            formulas.normalize(x, gamma, beta, moments(x), epsilon=EPSILON) * weights
         ),
         [x],
         delta=1e-5,

@@ -101,9 +101,9 @@ FAULTS = [
     ),
     Fault(
         "XLA gets the kernel that it computes wrongly",
-        "engine/statistics.py",
-        "and not control_flow_util.GraphOrParentsInXlaContext(",
-        "and not (lambda graph: False)(",
+        "engine/backward.py",
+        "return control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())",
+        "return False",
         NORMALIZATION,
     ),
     Fault(
@@ -174,15 +174,29 @@ FAULTS = [
     Fault(
         "the maps are cut before the backward pass",
         "engine/block.py",
-        "tf.control_dependencies([doutputs if memory_efficient else before])",
-        "tf.control_dependencies([])",
+        "after(doutputs if memory_efficient else before, front)",
+        "front",
         BLOCK,
     ),
     Fault(
         "a layer reads the statistics of the maps that came in",
         "engine/block.py",
-        "statistics.join(_moments(new, ones))",
-        "statistics.join(_moments(x[..., :growth_rate], ones))",
+        "statistics.join(passes.moments(new, ones))",
+        "statistics.join(passes.moments(x[..., :growth_rate], ones))",
+        BLOCK,
+    ),
+    Fault(
+        "within XLA the way through the variance is left out",
+        "engine/formulas.py",
+        " - standardized * (dgamma * share)",
+        "",
+        BLOCK,
+    ),
+    Fault(
+        "XLA merges the second run with the first",
+        "engine/block.py",
+        "after(doutputs, maps) if memory_efficient else maps",
+        "maps",
         BLOCK,
     ),
     Fault(
@@ -356,14 +370,14 @@ FAULTS = [
     ),
     Fault(
         "TensorFlow computes again before the backward pass",
-        "engine/recomputation.py",
+        "engine/backward.py",
         "with tf.control_dependencies([upstream]):",
         "with tf.control_dependencies([]):",
         f"{RECOMPUTATION} -k computed_again",
     ),
     Fault(
         "JAX merges the second run with the first",
-        "engine/recomputation.py",
+        "engine/backward.py",
         "return ops.where(never, ops.zeros((), x.dtype), x)",
         "return x",
         "test_processes.py -k merged",

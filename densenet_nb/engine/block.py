@@ -1,10 +1,13 @@
-"""A dense block by TensorFlow's kernels, forward and backward written out: on a processor.
+"""A dense block, forward and backward written out: on a processor, and where XLA compiles all.
 
 Autodiff of a block, layer by layer, gives the same gradients with twice the operations, and before
 the first step it is operations that take time: each is traced, optimized and placed. Here the
 statistics of all maps grow beside the maps, the gradient of all maps is one tensor to which each
 layer adds its share, and a normalization's gradient goes through the statistics in the kernel's
 own pass.
+
+Within XLA formulas stand for the kernels. What is kept is then XLA's choice: it takes two equal
+operations for one, unless the second must wait.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,11 +17,25 @@ import densenet_nb._startup  # noqa: F401
 
 import tensorflow as tf
 
+from densenet_nb.engine import formulas
+from densenet_nb.engine.backward import after, differentiable_once, within_xla
 from densenet_nb.engine.composite import SAME, Activated, kernel_gradient
 from densenet_nb.engine.kernels import kernel_normalize, processor_batch_norm, processor_gradient
-from densenet_nb.engine.statistics import Statistics, differentiable_once
+from densenet_nb.engine.statistics import Statistics
 
 __all__ = ["Weights", "dense_block"]
+
+
+class _Normalization(NamedTuple):
+    """With the batch's own statistics, with given ones, and the gradient through them."""
+
+    own: Callable
+    given: Callable
+    gradient: Callable
+
+
+KERNELS = _Normalization(processor_batch_norm, kernel_normalize, processor_gradient)
+FORMULAS = _Normalization(formulas.batch_norm, formulas.normalize, formulas.gradient)
 
 
 class Weights(NamedTuple):
@@ -46,17 +63,27 @@ class _Passes(NamedTuple):
 
     activation: Callable
     epsilon: float
-    memory_efficient: bool
+    normalization: _Normalization
+    maps_only: bool
+    """Whether nothing but the maps is kept."""
 
     def run(
         self, weights: Weights, inputs: tf.Tensor, statistics: Statistics | None = None
     ) -> _Run:
         gamma, beta, _ = weights
         if statistics is None:
-            normalized, statistics = processor_batch_norm(inputs, gamma, beta, epsilon=self.epsilon)
+            normalized, statistics = self.normalization.own(
+                inputs, gamma, beta, epsilon=self.epsilon
+            )
         else:
-            normalized = kernel_normalize(inputs, gamma, beta, statistics, epsilon=self.epsilon)
+            normalized = self.normalization.given(
+                inputs, gamma, beta, statistics, epsilon=self.epsilon
+            )
         return _Run(weights, statistics, inputs, Activated(normalized, self.activation))
+
+    def moments(self, x: tf.Tensor, ones: tf.Tensor) -> Statistics:
+        """Return the statistics, by the kernel in a fifth of the time that two means take."""
+        return self.normalization.own(x, ones, ones, epsilon=1.0)[1]
 
     def forward(
         self, layer: Sequence[Weights], maps: tf.Tensor, statistics: Statistics
@@ -70,23 +97,19 @@ class _Passes(NamedTuple):
     def keep(self, runs: list[_Run]) -> list[_Run]:
         """Return what is kept of a layer's runs."""
         first, *rest = runs
-        if self.memory_efficient:
+        if self.maps_only:
             return [_Run(each.weights, each.statistics) for each in runs]
         return [first._replace(inputs=None), *(each._replace(activated=None) for each in rest)]
 
     def again(self, kept: list[_Run], front: tf.Tensor, upstream: tf.Tensor) -> list[_Run]:
         """Return a layer's runs, with what was not kept; `front` is what the layer read."""
         first, *rest = kept
-        if self.memory_efficient:
+        if self.maps_only:
             runs = [self.run(first.weights, front, first.statistics)]
         else:
             runs = [first._replace(inputs=front)]
         for each in rest:
-            if self.memory_efficient:
-                inputs = runs[-1].outputs()
-            else:
-                with tf.control_dependencies([upstream]):  # not before it is needed
-                    inputs = tf.identity(each.inputs)
+            inputs = runs[-1].outputs() if self.maps_only else after(upstream, each.inputs)
             runs.append(self.run(each.weights, inputs, each.statistics))
         return runs
 
@@ -98,7 +121,7 @@ class _Passes(NamedTuple):
             input_sizes=tf.shape(run.inputs), filter=kernel, out_backprop=upstream, **SAME
         )
         dnormalized = run.activated.gradient(dactivated)
-        dx, dgamma, dbeta = processor_gradient(
+        dx, dgamma, dbeta = self.normalization.gradient(
             dnormalized, run.inputs, gamma, run.statistics, epsilon=self.epsilon
         )
         return dx, [dgamma, dbeta, dkernel]
@@ -138,30 +161,36 @@ def dense_block(
     statistics : list of Statistics
         With which the composite functions normalized, in their order; they have no gradient.
     """
-    passes = _Passes(activation, epsilon, memory_efficient)
+    xla = within_xla()
+    normalization = FORMULAS if xla else KERNELS
+    passes = _Passes(activation, epsilon, normalization, maps_only=memory_efficient or xla)
     used, growth_rate = [], layers[0][-1].kernel.shape[-1]
 
     @tf.custom_gradient
     def function(x: tf.Tensor, *weights: tf.Tensor) -> tuple[tf.Tensor, Callable]:
-        maps, statistics, kept = x, _moments(x), []
         last, ones = tf.constant(-1), tf.ones(growth_rate)  # each constant is an operation
+        maps, statistics, kept = x, passes.moments(x, tf.ones(x.shape[-1])), []
         for layer in tf.nest.pack_sequence_as(layers, weights):
             runs = passes.forward(layer, maps, statistics)
             used.extend(each.statistics for each in runs)
             kept.append(passes.keep(runs))
             new = runs[-1].outputs()
             maps = tf.concat([maps, new], last)
-            statistics = statistics.join(_moments(new, ones))
+            statistics = statistics.join(passes.moments(new, ones))
 
         def gradient(upstream: tf.Tensor) -> list[tf.Tensor]:
             front, dfront, dweights, last = maps, upstream, [], tf.constant(-1)
             doutputs = upstream
             for layer in reversed(kept):
-                sizes = tf.constant([layer[0].weights.gamma.shape[0], growth_rate])
+                width = layer[0].weights.gamma.shape[0]
+                sizes = tf.constant([width, growth_rate])
                 before = doutputs
                 dfront, doutputs = tf.split(dfront, sizes, last)
-                # Not before it is needed; where memory allows, while the layer after it runs.
-                with tf.control_dependencies([doutputs if memory_efficient else before]):
+                if xla:
+                    front = after(doutputs, maps) if memory_efficient else maps
+                    front = front[..., :width]
+                else:  # if memory allows, while the layer after this one runs
+                    front = after(doutputs if memory_efficient else before, front)
                     front, _ = tf.split(front, sizes, last)
                 dlayer = []
                 for run in reversed(passes.again(layer, front, doutputs)):
@@ -174,9 +203,3 @@ def dense_block(
 
     tensors = [tf.convert_to_tensor(each) for each in tf.nest.flatten(layers)]
     return function(x, *tensors), used
-
-
-def _moments(x: tf.Tensor, ones: tf.Tensor | None = None) -> Statistics:
-    """Return the statistics by the kernel, in a fifth of the time that two means take."""
-    ones = tf.ones(x.shape[-1]) if ones is None else ones
-    return processor_batch_norm(x, ones, ones, epsilon=1.0)[1]

@@ -20,16 +20,12 @@ import densenet_nb._startup  # noqa: F401
 
 import tensorflow as tf
 
+from densenet_nb.engine import formulas
+from densenet_nb.engine.backward import differentiable_once
 from densenet_nb.engine.block import Weights
 from densenet_nb.engine.composite import SAME, kernel_gradient
-from densenet_nb.engine.kernels import PIXELS, on_gpu
-from densenet_nb.engine.statistics import (
-    Statistics,
-    differentiable_once,
-    inverse_count,
-    require_images,
-    uses_kernel,
-)
+from densenet_nb.engine.kernels import on_gpu
+from densenet_nb.engine.statistics import Statistics, moments, require_images, uses_kernel
 
 __all__ = ["dense_block", "normalize", "serves"]
 
@@ -63,34 +59,26 @@ def parts(activation: Callable, epsilon: float, pooled: bool = False) -> Parts:
     def after(x: tf.Tensor) -> tf.Tensor:
         return _pool(activation(x)) if pooled else activation(x)
 
+    def normalized(x: tf.Tensor, vectors: tf.Tensor, statistics: tf.Tensor) -> tf.Tensor:
+        used = Statistics(*tf.unstack(statistics))
+        return formulas.normalize(x, *tf.unstack(vectors), used, epsilon=epsilon)
+
     def applied(x: tf.Tensor, vectors: tf.Tensor, statistics: tf.Tensor) -> tf.Tensor:
-        scale, offset = _scale_and_offset(vectors, statistics, epsilon)
-        return tf.cast(after(tf.cast(x, tf.float32) * scale + offset), x.dtype)
+        return tf.cast(after(normalized(tf.cast(x, tf.float32), vectors, statistics)), x.dtype)
 
     def gradients(
         upstream: tf.Tensor, x: tf.Tensor, vectors: tf.Tensor, statistics: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Return those of `x`, of which `statistics` are, in float32, and of the vectors."""
-        scale, offset = _scale_and_offset(vectors, statistics, epsilon)
-        mean, variance = tf.unstack(statistics)
-        r = tf.math.rsqrt(variance + epsilon)
         x = tf.cast(x, tf.float32)
+        before = normalized(x, vectors, statistics)
         with tf.GradientTape() as tape:
-            normalized = x * scale + offset
-            tape.watch(normalized)
-            outputs = after(normalized)
-        dnormalized = tape.gradient(outputs, normalized, tf.cast(upstream, tf.float32))
-        standardized = (x - mean) * r
-        dbeta = tf.reduce_sum(dnormalized, PIXELS)
-        dgamma = tf.reduce_sum(dnormalized * standardized, PIXELS)
-        share = inverse_count(x, tf.float32)
-        dx = scale * (dnormalized - dbeta * share - standardized * (dgamma * share))
-        return dx, tf.stack([dgamma, dbeta])
-
-    @_compiled
-    def moments(x: tf.Tensor) -> tf.Tensor:
-        """Return the batch's statistics."""
-        return _moments(x)
+            tape.watch(before)
+            outputs = after(before)
+        dbefore = tape.gradient(outputs, before, tf.cast(upstream, tf.float32))
+        used = Statistics(*tf.unstack(statistics))
+        dx, *dvectors = formulas.gradient(dbefore, x, vectors[0], used, epsilon=epsilon)
+        return dx, tf.stack(dvectors)
 
     @_compiled
     def apply(x: tf.Tensor, vectors: tf.Tensor, statistics: tf.Tensor) -> tf.Tensor:
@@ -137,23 +125,13 @@ def parts(activation: Callable, epsilon: float, pooled: bool = False) -> Parts:
         dmaps = tf.cast(tf.cast(dmaps, tf.float32) + dx, maps.dtype)
         return dmaps, dvectors, _take(dmaps, start, count)
 
-    return Parts(moments, apply, apply_own, append, pull_back_own, pull_back)
-
-
-def _scale_and_offset(
-    vectors: tf.Tensor, statistics: tf.Tensor, epsilon: float
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return what normalization multiplies by and adds."""
-    (gamma, beta), (mean, variance) = tf.unstack(vectors), tf.unstack(statistics)
-    scale = gamma * tf.math.rsqrt(variance + epsilon)
-    return scale, beta - mean * scale
+    return Parts(_compiled(_moments), apply, apply_own, append, pull_back_own, pull_back)
 
 
 def _moments(x: tf.Tensor) -> tf.Tensor:
-    """Return mean and biased variance, which is right at any offset: the mean is taken first."""
-    x = tf.cast(x, tf.float32)
-    mean = tf.reduce_mean(x, PIXELS)
-    return tf.stack([mean, tf.reduce_mean(tf.math.square(x - mean), PIXELS)])
+    """Return the batch's statistics."""
+    statistics = moments(x)
+    return tf.stack([statistics.mean, statistics.variance])
 
 
 def _take(whole: tf.Tensor, start: tf.Tensor, count: int) -> tf.Tensor:

@@ -13,13 +13,14 @@ import densenet_nb._startup  # noqa: F401
 
 import tensorflow as tf
 
+from densenet_nb.engine.backward import differentiable_once
 from densenet_nb.engine.kernels import (
     kernel_batch_norm,
     kernel_normalize,
     normalization_gradient,
     statistics_gradient,
 )
-from densenet_nb.engine.statistics import Statistics, differentiable_once
+from densenet_nb.engine.statistics import Statistics
 
 __all__ = ["composite_function"]
 

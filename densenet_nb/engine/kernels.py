@@ -6,15 +6,13 @@ Keras's own layer computes the same in five operations on TensorFlow.
 import densenet_nb._startup  # noqa: F401
 
 import keras
-from keras import ops
 
-from densenet_nb.engine.statistics import Statistics, inverse_count, require_images
+from densenet_nb.engine import formulas
+from densenet_nb.engine.statistics import PIXELS, Statistics, inverse_count, require_images
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
     from tensorflow.python.framework.config import is_op_determinism_enabled  # not public
-
-PIXELS = [0, 1, 2]
 
 
 def on_gpu() -> bool:
@@ -27,27 +25,13 @@ def must_repeat() -> bool:
     return is_op_determinism_enabled() and on_gpu()
 
 
-def ops_normalize(x, gamma, beta, statistics, *, epsilon):  # noqa: ANN001, ANN201
-    """Return ``γ (x − mean) / √(variance + ε) + β`` in the dtype of `x`, by Keras's operations.
-
-    The vectors are (channels,); half-precision `x` is computed in float32.
-    """
-    dtype = keras.backend.result_type(x.dtype, "float32")
-    vectors = (statistics.mean, statistics.variance, beta, gamma)
-    mean, variance, offset, scale = (ops.cast(vector, dtype) for vector in vectors)
-    outputs = ops.batch_normalization(
-        ops.cast(x, dtype), mean, variance, axis=-1, offset=offset, scale=scale, epsilon=epsilon
-    )
-    return ops.cast(outputs, x.dtype)
-
-
 def kernel_normalize(x, gamma, beta, statistics, *, epsilon):  # noqa: ANN001, ANN201
-    """Do the same by TensorFlow's kernel; `x` is (batch, height, width, channels).
+    """Do as :func:`.formulas.normalize` by the kernel; `x` is (batch, height, width, channels).
 
     The kernel's gradient ends at the statistics: see :func:`statistics_gradient`.
     """
     if must_repeat():
-        return ops_normalize(x, gamma, beta, statistics, epsilon=epsilon)
+        return formulas.normalize(x, gamma, beta, statistics, epsilon=epsilon)
     outputs, *_ = tf.raw_ops.FusedBatchNormV3(
         x=x,
         scale=gamma,

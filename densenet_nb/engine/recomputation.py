@@ -13,13 +13,12 @@ import densenet_nb._startup  # noqa: F401
 import keras
 from keras import ops
 
+from densenet_nb.engine.backward import after, differentiable_once, within_xla
 from densenet_nb.engine.statistics import (
     Statistics,
     collecting_moves,
-    differentiable_once,
     moments,
     moments_gradient,
-    uses_kernel,
 )
 
 if keras.backend.backend() == "jax":
@@ -52,7 +51,7 @@ def recompute(layer: keras.layers.Layer, call: Callable, x: Any) -> Any:
 
         def gradient(*upstream):  # noqa: ANN002, ANN202
             upstream, *_ = keras.tree.flatten(upstream)  # the new state has no gradient
-            return differentiable_once(run.gradients(upstream, weights, _after(upstream, x)))
+            return differentiable_once(run.gradients(upstream, weights, after(upstream, x)))
 
         return (outputs, state), gradient
 
@@ -97,9 +96,12 @@ def dense_block(layers: Sequence[keras.layers.Layer], x: Any, synchronized: bool
         def gradient(*upstream):  # noqa: ANN002, ANN202
             dfront, *_ = keras.tree.flatten(upstream)  # the new states have no gradient
             front, dstatistics, dweights = maps, [ops.zeros_like(v) for v in vectors], []
+            end = maps.shape[-1]
             for run, given in zip(runs[::-1], weights[::-1], strict=True):
-                width = front.shape[-1] - run.layer.growth_rate  # of what the layer read
-                front, new = ops.split(_after(dfront, front), [width], axis=-1)
+                width = end - run.layer.growth_rate  # of what the layer read
+                # XLA need not write slices of all maps out; by a chain of fronts it waits in each.
+                front = after(dfront, maps if within_xla() else front)
+                front, new = front[..., :width], front[..., width:end]
                 dfront, dnew = ops.split(dfront, [width], axis=-1)
                 mean = vectors[0][width : width + new.shape[-1]]
                 dmoments = [d[width:] for d in dstatistics]
@@ -108,6 +110,7 @@ def dense_block(layers: Sequence[keras.layers.Layer], x: Any, synchronized: bool
                 dfront = dfront + dx
                 dstatistics = [d[:width] + m for d, m in zip(dstatistics, more, strict=True)]
                 dweights.insert(0, dgiven)
+                end = width
             mean = vectors[0][: front.shape[-1]]
             dx = dfront + moments_gradient(front, mean, *dstatistics, synchronized)
             return differentiable_once((dx, dweights))
@@ -172,14 +175,3 @@ def _on_shared_statistics(layer: keras.layers.Layer) -> Callable:
         return layer(x, training=True, statistics=Statistics(mean, variance))
 
     return call
-
-
-def _after(upstream: Any, x: Any) -> Any:
-    """Return `x`, but not before `upstream` is there: to recompute early is to keep."""
-    if uses_kernel(x):
-        with tf.control_dependencies([upstream]):
-            return tf.identity(x)
-    # XLA heeds no control dependency, and on a CPU no barrier, when it orders operations: it runs
-    # them early and keeps all. A value that is read it must wait for.
-    never = ops.sum(ops.reshape(upstream, (-1,))[:1]) > float("inf")
-    return ops.where(never, ops.zeros((), x.dtype), x)

@@ -13,24 +13,21 @@ import keras
 import numpy as np
 from keras import ops
 
+from densenet_nb.engine.backward import differentiable_once, within_xla
+
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
-    from tensorflow.python.ops import control_flow_util
 
 __all__ = ["Statistics", "moments", "moments_gradient"]
+
+PIXELS = [0, 1, 2]
+"""The axes of maps over which statistics are taken."""
 
 KERNEL_DTYPES = ("float32", "float16", "bfloat16")
 
 EMPTY_BATCH = (
     "Batch normalization got a training batch with no image in it, which has no mean. Usually the "
     "last batch is smaller than the number of replicas: batch with drop_remainder=True."
-)
-
-DIFFERENTIATED_AGAIN = (
-    "densenet_nb's backward passes on TensorFlow can't be differentiated again, as second "
-    "derivatives (gradient penalty, Hessian) ask, and as forward mode "
-    "(tf.autodiff.ForwardAccumulator) does even for a first one. Build "
-    "densenet_nb.textbook.DenseNet, the same function, and carry the weights over by set_weights."
 )
 
 
@@ -169,17 +166,24 @@ def move(moves: list[Move]) -> None:
 
 
 def _together(moves: list[Move]) -> None:
-    """Move averages by ``old + (value − old) (1 − momentum)``."""
+    if within_xla():  # it compiles equal operations once, but each part of a vector on its own
+        for average, value, momentum in moves:
+            average.assign(_moved(average.value, value, momentum))
+        return
     groups: dict[float, list[Move]] = {}
     for each in moves:
         groups.setdefault(each.momentum, []).append(each)
     for momentum, group in groups.items():
         averages, values, _ = zip(*group, strict=True)
         old = ops.concatenate([average.value for average in averages])
-        moved = old + (ops.concatenate(values) - old) * (1.0 - momentum)
+        moved = _moved(old, ops.concatenate(values), momentum)
         ends = np.cumsum([average.shape[0] for average in averages[:-1]])
         for average, part in zip(averages, ops.split(moved, ends.tolist()), strict=True):
             average.assign(part)
+
+
+def _moved(old: Any, value: Any, momentum: float) -> Any:
+    return old + (value - old) * (1.0 - momentum)
 
 
 def uses_kernel(x: object) -> bool:
@@ -189,12 +193,15 @@ def uses_kernel(x: object) -> bool:
     (tensorflow#118701), so code that XLA compiles takes Keras's operations. The kernel has no
     float64 form.
     """
+    return has_kernel(x) and not within_xla()
+
+
+def has_kernel(x: object) -> bool:
+    """Whether `x` are maps on TensorFlow, in a dtype of the fused kernel."""
     return (
         keras.backend.backend() == "tensorflow"
         and len(x.shape) == 4
         and keras.backend.standardize_dtype(x.dtype) in KERNEL_DTYPES
-        # The test that TensorFlow's own control flow makes; there is no public one.
-        and not control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
     )
 
 
@@ -205,17 +212,3 @@ def require_images(x: Any) -> Any:
     refuse = tf.raw_ops.Assert(condition=size(x) > 0, data=[EMPTY_BATCH])
     with tf.control_dependencies([refuse]):
         return tf.identity(x)
-
-
-def differentiable_once(gradients: Any) -> Any:
-    """Return `gradients`, a tensor or a structure of them, and refuse to differentiate them again.
-
-    TensorFlow takes what a custom backward pass reads of its forward pass for constants, so second
-    derivatives would be wrong without a word. JAX gets them right.
-    """
-    if keras.backend.backend() == "jax":
-        return gradients
-    return keras.tree.map_structure(
-        lambda gradient: tf.raw_ops.PreventGradient(input=gradient, message=DIFFERENTIATED_AGAIN),
-        gradients,
-    )

@@ -11,7 +11,13 @@ import densenet_nb._startup  # noqa: F401
 
 import keras
 
-from densenet_nb.engine.statistics import Statistics, moments, moving_together
+from densenet_nb.engine.statistics import (
+    Statistics,
+    has_kernel,
+    moments,
+    moving_together,
+    uses_kernel,
+)
 
 if keras.backend.backend() == "tensorflow":
     from densenet_nb.engine import block, compiled, composite
@@ -34,7 +40,12 @@ def has_weights(activation: Any) -> bool:
 
 def serves(function: keras.layers.Layer, x: Any) -> bool:
     """Whether :func:`by_kernels` serves a composite function of `x`."""
-    return function.norm.uses_kernel(x) and not has_weights(function.activate)
+    return _fits(function, x) and uses_kernel(x)
+
+
+def _fits(function: keras.layers.Layer, x: Any) -> bool:
+    single = function.norm.variable_dtype == "float32"
+    return single and has_kernel(x) and not has_weights(function.activate)
 
 
 def by_kernels(function: keras.layers.Layer, x: Any, statistics: Statistics | None) -> Any:
@@ -77,7 +88,7 @@ def written_out(functions: Iterable[keras.layers.Layer], x: Any) -> bool:
 
     These must be normalization, an activation without weights and a convolution, no more.
     """
-    return all(_plain(f) and serves(f, x) for f in functions)
+    return all(_plain(f) and _fits(f, x) for f in functions)
 
 
 def compiles(function: keras.layers.Layer, x: Any) -> bool:
