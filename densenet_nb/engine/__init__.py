@@ -27,7 +27,7 @@ operation made for the backward pass. In here the same function is computed with
 ``ways``
     Which of these serves a layer, and what the layer hands over.
 
-Which of them serves: on TensorFlow ``block``, and ``compiled`` on a GPU without XLA around the step;
+Which of them serves: on TensorFlow ``block``; ``compiled`` on a GPU, unless XLA compiles all;
 a layer that needs more (dropout, weights in the activation, a frozen normalization) takes
 ``composite``, and ``recomputation``, if memory-efficient. Float64 and JAX take Keras's operations
 with the shared statistics.
