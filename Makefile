@@ -34,12 +34,12 @@ look: $(VENV)/.$(TEST_LOCK)
 	$(PY) tools/browse.py pictures $(NB)
 
 # The notebooks are strict on other processors too: no oneDNN, older instructions, one core, and
-# products of float32 rounded as a GPU rounds them in TF32.
+# one that stands for a GPU: products rounded as TF32, and the ways that a GPU is trained in.
 strict-matrix: $(VENV)/.$(TEST_LOCK)
 	TF_ENABLE_ONEDNN_OPTS=0 $(PY) -m pytest --nbval notebooks/
 	ONEDNN_MAX_CPU_ISA=AVX2 $(PY) -m pytest --nbval notebooks/
 	taskset -c 0 $(PY) -m pytest --nbval notebooks/
-	PYTHONPATH=tests/tf32 $(PY) -m pytest --nbval notebooks/
+	PYTHONPATH=tests/as_gpu $(PY) -m pytest --nbval notebooks/
 
 # Breaks the package in fifty ways, one at a time: the tests must notice each.
 mutants: $(VENV)/.$(TEST_LOCK)

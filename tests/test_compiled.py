@@ -149,7 +149,15 @@ def test_few_shapes_are_compiled():
     part = compiled.parts(block.dense_layers[0].functions[0].activate, 1.001e-5)
     assert outputs.shape == (2, 3, 3, 16)
     for function in (part.apply, part.append, part.pull_back):
-        assert function.experimental_get_tracing_count() == 2  # 8 and 16 channels for 4 to 14
+        assert function.__wrapped__.experimental_get_tracing_count() == 2  # 8 and 16 channels for 4 to 14
+
+
+def test_many_shapes_are_no_warning(caplog, monkeypatch):
+    """As of one eager block whose layers are all of another width."""
+    monkeypatch.setattr(compiled, "STEP", 1)
+    monkeypatch.setattr(tf.get_logger(), "propagate", True)
+    block_step(layers.DenseBlock(6, 2, bottleneck=False), IMAGES[:2, :3, :3, :4])
+    assert "retracing" not in caplog.text
 
 
 def operations(num_layers):

@@ -14,7 +14,7 @@ computed of them is computed in float32.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import densenet_nb._startup  # noqa: F401
 
@@ -38,7 +38,14 @@ def serves(x: tf.Tensor) -> bool:
     return uses_kernel(x) and on_gpu()
 
 
-_compiled = functools.partial(tf.function, jit_compile=True, autograph=False)
+def _compiled(function: Callable) -> Callable:
+    """Compile for each shape that comes: many are no mistake, of which TensorFlow would warn."""
+    traced = tf.function(function, jit_compile=True, autograph=False)
+
+    def call(*args: Any) -> Any:
+        return traced.get_concrete_function(*args)(*args)
+
+    return functools.update_wrapper(call, traced, updated=())
 
 
 class Parts(NamedTuple):

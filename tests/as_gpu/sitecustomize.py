@@ -1,8 +1,11 @@
-"""With this folder in PYTHONPATH, Python computes float32 products as a GPU in TF32 does.
+"""With this folder in PYTHONPATH, any processor stands for a GPU: strict notebooks must pass there.
 
-A GPU's tensor cores round what convolutions and matrix products read to 10 bits of mantissa unless
-`tf.config.experimental.enable_tensor_float_32_execution(False)` was called. So do they here, on
-any processor: strict notebooks must pass there too.
+A GPU's tensor cores round what convolutions and matrix products of float32 read to 10 bits of
+mantissa unless `tf.config.experimental.enable_tensor_float_32_execution(False)` was called. So do
+they here. And densenet_nb trains in the ways of a GPU, whose small functions XLA compiles for a
+processor as well.
+
+After `tf.config.set_visible_devices([], "GPU")` the processor is one again.
 """
 
 import functools
@@ -24,13 +27,18 @@ ROUNDED = {
 }
 """By module: each function, its raw operation's name, and which arguments the hardware rounds."""
 
+visible = True
+"""Whether the GPU has not been hidden."""
+
 
 def rounded(x):
     """Return float32 `x` with 10 bits of mantissa, to nearest; its gradient passes unchanged."""
     import tensorflow as tf
 
     x = tf.convert_to_tensor(x)
-    if x.dtype != tf.float32 or not tf.config.experimental.tensor_float_32_execution_enabled():
+    if not visible or x.dtype != tf.float32:
+        return x
+    if not tf.config.experimental.tensor_float_32_execution_enabled():
         return x
     bits = tf.bitcast(x, tf.int32)
     nearest = tf.bitcast(tf.bitwise.bitwise_and(bits + 0x1000, ~0x1FFF), tf.float32)
@@ -51,11 +59,39 @@ def rounding(function, names):
     return call
 
 
-class Rounding(importlib.abc.MetaPathFinder):
-    """Imports TensorFlow's modules of operations with their functions replaced."""
+def round_products(module):
+    for function, (raw, names) in ROUNDED[module.__name__].items():
+        for attribute in (function, raw):
+            setattr(module, attribute, rounding(getattr(module, attribute), names))
+
+
+def notice_hiding(module):
+    hide = module.set_visible_devices
+
+    def set_visible_devices(devices, device_type=None):
+        global visible
+        hide(devices, device_type)
+        if device_type == "GPU":
+            visible = bool(devices)
+
+    module.set_visible_devices = set_visible_devices
+
+
+def go_the_gpus_ways(module):
+    module.on_gpu = lambda: visible
+
+
+CHANGES = dict.fromkeys(ROUNDED, round_products) | {
+    "tensorflow.python.framework.config": notice_hiding,
+    "densenet_nb.engine.kernels": go_the_gpus_ways,
+}
+
+
+class Changing(importlib.abc.MetaPathFinder):
+    """Imports these modules with a change."""
 
     def find_spec(self, name, path=None, target=None):
-        if name not in ROUNDED:
+        if name not in CHANGES:
             return None
         sys.meta_path.remove(self)
         try:
@@ -66,12 +102,10 @@ class Rounding(importlib.abc.MetaPathFinder):
 
         def exec_module(module):
             execute(module)
-            for function, (raw, names) in ROUNDED[name].items():
-                for attribute in (function, raw):
-                    setattr(module, attribute, rounding(getattr(module, attribute), names))
+            CHANGES[name](module)
 
         spec.loader.exec_module = exec_module
         return spec
 
 
-sys.meta_path.insert(0, Rounding())
+sys.meta_path.insert(0, Changing())
