@@ -6,6 +6,9 @@ import sys
 import hypothesis
 import pytest
 
+# Equality is tested, so a GPU computes with all bits here, in the processes that tests start too.
+os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
+
 # The same examples in every run; `--hypothesis-profile=default` draws new ones. A planted fault
 # need only be found, not shown in its smallest example.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -35,6 +38,22 @@ def densenet121():
     from equality import peers
 
     return peers("DenseNet121")
+
+
+@pytest.fixture(scope="module")
+def on_a_processor():
+    """As on a machine without a GPU, whatever this one has."""
+    import densenet_nb._startup  # noqa: F401
+
+    import tensorflow as tf
+
+    from densenet_nb import optimizer
+    from densenet_nb.engine import compiled
+
+    with pytest.MonkeyPatch.context() as patch, tf.device("CPU"):
+        patch.setattr(optimizer, "on_gpu", lambda: False)
+        patch.setattr(compiled, "on_gpu", lambda: False)
+        yield
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -62,7 +62,7 @@ def run(program):
     folder, root = Path(__file__).parent / "as_gpu", Path(__file__).parent.parent
     done = subprocess.run(
         [sys.executable, "-c", program],
-        env=os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{root}"},
+        env=os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{root}", "NVIDIA_TF32_OVERRIDE": "1"},
         capture_output=True,
         text=True,
     )

@@ -19,6 +19,8 @@ from densenet_nb.engine import block, ways
 from densenet_nb.engine.block import Weights, dense_block
 from densenet_nb.engine.kernels import kernel_batch_norm, processor_batch_norm
 
+pytestmark = pytest.mark.usefixtures("on_a_processor")
+
 EPSILON = 1.001e-5
 
 TOLERANCES = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 8e-2}

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from densenet_nb import checks, configurations, cost, layers, models, probes, records, textbook
 from densenet_nb.configurations import CONFIGURATIONS, Configuration, cifar, imagenet
 
+pytestmark = pytest.mark.usefixtures("on_a_processor")
+
 SMALL = {
     "imagenet stem": (imagenet((2, 3), growth_rate=4), (37, 40, 3)),
     "one channel": (imagenet((1, 2, 1), growth_rate=3), (33, 32, 1)),

@@ -144,7 +144,8 @@ def test_tensorflow_s_kernel_is_the_rule(call, dtype):
     assert relative_error(ours, expected) < DTYPES[dtype]
 
 
-def test_without_a_gpu_a_variable_is_one_operation():
+def test_without_a_gpu_a_variable_is_one_operation(monkeypatch):
+    monkeypatch.setattr(optimizer, "on_gpu", lambda: False)
     model = network()
     variables, sgd = model.trainable_variables, NesterovSGD(weight_decay=None)
     sgd.build(variables)

@@ -1,9 +1,9 @@
 """With this folder in PYTHONPATH, any processor stands for a GPU: strict notebooks must pass there.
 
 A GPU's tensor cores round what convolutions and matrix products of float32 read to 10 bits of
-mantissa unless `tf.config.experimental.enable_tensor_float_32_execution(False)` was called. So do
-they here. And densenet_nb trains in the ways of a GPU, whose small functions XLA compiles for a
-processor as well.
+mantissa unless `tf.config.experimental.enable_tensor_float_32_execution(False)` was called, or
+NVIDIA_TF32_OVERRIDE=0 stands in the environment. So do they here. And densenet_nb trains in the
+ways of a GPU, whose small functions XLA compiles for a processor as well.
 
 After `tf.config.set_visible_devices([], "GPU")` the processor is one again.
 """
@@ -12,6 +12,7 @@ import functools
 import importlib.abc
 import importlib.util
 import inspect
+import os
 import sys
 
 ROUNDED = {
@@ -36,7 +37,7 @@ def rounded(x):
     import tensorflow as tf
 
     x = tf.convert_to_tensor(x)
-    if not visible or x.dtype != tf.float32:
+    if not visible or x.dtype != tf.float32 or os.environ.get("NVIDIA_TF32_OVERRIDE") == "0":
         return x
     if not tf.config.experimental.tensor_float_32_execution_enabled():
         return x
