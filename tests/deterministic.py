@@ -39,9 +39,9 @@ def networks(kind="plain"):
     return pair
 
 
-def on_a_gpu():
-    """Let the kernels believe in one; what is compiled there is checked apart."""
-    return mock.patch.object(kernels, "on_gpu", return_value=True)
+def on_a_gpu(believed=True):
+    """Let the kernels believe in one, or in none; what is compiled there is checked apart."""
+    return mock.patch.object(kernels, "on_gpu", return_value=believed)
 
 
 def graph_of(network):
@@ -93,7 +93,8 @@ def refused(graph):
 
 
 def check_nothing_is_left_that_a_gpu_refuses():
-    assert refused(graph_of(networks()[0]))  # on a processor
+    with on_a_gpu(False):
+        assert refused(graph_of(networks()[0]))
     with on_a_gpu():
         for network in itertools.chain(*map(networks, KINDS)):
             assert not refused(graph_of(network))

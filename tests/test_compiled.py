@@ -149,7 +149,8 @@ def test_few_shapes_are_compiled():
     part = compiled.parts(block.dense_layers[0].functions[0].activate, 1.001e-5)
     assert outputs.shape == (2, 3, 3, 16)
     for function in (part.apply, part.append, part.pull_back):
-        assert function.__wrapped__.experimental_get_tracing_count() == 2  # 8 and 16 channels for 4 to 14
+        traced = function.__wrapped__.experimental_get_tracing_count()
+        assert traced == 2  # 8 and 16 channels for 4 to 14
 
 
 def test_many_shapes_are_no_warning(caplog, monkeypatch):
