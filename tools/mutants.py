@@ -144,7 +144,7 @@ FAULTS = [
     ),
     Fault(
         "a second derivative is wrong without a word",
-        "engine/statistics.py",
+        "engine/backward.py",
         'if keras.backend.backend() == "jax":',
         "if True:",
         COMPOSITE,
