@@ -41,7 +41,7 @@ strict-matrix: $(VENV)/.$(TEST_LOCK)
 	taskset -c 0 $(PY) -m pytest --nbval notebooks/
 	PYTHONPATH=tests/as_gpu $(PY) -m pytest --nbval notebooks/
 
-# Breaks the package in fifty ways, one at a time: the tests must notice each.
+# Breaks the package in some sixty ways, one at a time: the tests must notice each.
 mutants: $(VENV)/.$(TEST_LOCK)
 	$(PY) tools/mutants.py
 

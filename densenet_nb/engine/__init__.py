@@ -7,7 +7,8 @@ operation made for the backward pass. In here the same function is computed with
     What all backward passes need: to run no earlier than they must, and to be differentiated once.
 ``statistics``
     Mean and variance of a map, computed once when it is made: a dense block's layers, which all
-    read it, share them. The moving averages of a block move as one long vector.
+    read it, share them. The moving averages of a block move as one long vector, within XLA each
+    by itself.
 ``formulas``
     Batch normalization in elementary operations, for what XLA compiles and where no kernel is.
 ``kernels``

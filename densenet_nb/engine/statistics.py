@@ -150,7 +150,10 @@ def collecting_moves() -> Iterator[list[Move]]:
 
 @contextlib.contextmanager
 def moving_together() -> Iterator[None]:
-    """Move all averages at the end, as one long vector: a few operations, not five for each."""
+    """Move all averages at the end, as one long vector: a few operations, not five for each.
+
+    Within XLA each moves by itself.
+    """
     with collecting_moves() as moves:
         yield
     _together(moves)
