@@ -186,6 +186,13 @@ FAULTS = [
         BLOCK,
     ),
     Fault(
+        "a GPU's compiled functions warn of many shapes",
+        "engine/compiled.py",
+        "traced.get_concrete_function(*args)(*args)",
+        "traced(*args)",
+        "test_compiled.py -k warning",
+    ),
+    Fault(
         "within XLA the way through the variance is left out",
         "engine/formulas.py",
         " - standardized * (dgamma * share)",
